@@ -1,0 +1,62 @@
+"""The CPU backend: NumPy where it is already fast, numba kernels where it is not."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsefact.backends.cpu import admm, inverse, masked_lsq, select
+from sparsefact.backends.protocol import Per
+
+__all__ = ["CPU", "CpuBackend"]
+
+
+class CpuBackend:
+    """The hot operations on NumPy arrays; see `sparsefact.backends.protocol.Backend` for the contract.
+
+    Results do not depend on the number of threads.
+    """
+
+    name: str = "cpu"
+    xp: ModuleType = np
+
+    def kth_largest_abs(self, x: NDArray[Any], k: int, axis: int | None = None) -> tuple[Any, Any]:
+        """Return the k-th largest magnitude and the number of entries equal to it that are kept."""
+        return select.kth_largest_abs(x, k, axis)
+
+    def topk_mask(self, x: NDArray[Any], k: int, per: Per = "matrix") -> NDArray[np.bool_]:
+        """Return the mask of the `k` largest magnitudes per matrix, row or column."""
+        return select.topk_mask(x, k, per)
+
+    def nm_mask(self, x: NDArray[Any], n: int, m: int, axis: int = 1) -> NDArray[np.bool_]:
+        """Return the mask of the `n` largest magnitudes of every `m` consecutive entries along `axis`."""
+        return select.nm_mask(x, n, m, axis)
+
+    def block_mask(self, x: NDArray[Any], block: tuple[int, int], count: int) -> NDArray[np.bool_]:
+        """Return the mask of the `count` blocks of largest Frobenius norm."""
+        return select.block_mask(x, block, count)
+
+    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+        """Return the inverse of a Hermitian positive definite matrix."""
+        return inverse.spd_inverse(g)
+
+    def masked_lsq(self, g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+        """Solve a Hermitian positive definite system per column, each on its own support."""
+        return masked_lsq.masked_lsq(g, r, mask)
+
+    def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Set ``t = b + where(mask, 0, t)`` in place."""
+        admm.admm_update(b, t, mask)
+
+    def admm_rhs(
+        self, c: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_], rho: float, out: NDArray[Any]
+    ) -> None:
+        """Set ``out = c + rho * where(mask, t, -t)`` in place."""
+        admm.admm_rhs(c, t, mask, rho, out)
+
+
+CPU = CpuBackend()
+"""The one instance; it has no state."""

@@ -1,0 +1,131 @@
+"""The hot operations every backend offers, with their shapes: the contract between the algorithms and the machine.
+
+Everything above this room calls these names on the object that `sparsefact.backends.registry.get_backend` returns;
+`sparsefact.backends.reference` says in plain float64 NumPy what each of them computes, and one conformance suite
+holds every backend to it.
+
+Conventions shared by all operations: ``(m, n)`` arrays of float32, float64, complex64 or complex128 in any memory
+layout; the magnitude of an entry is ``|x|``, formed in the precision of ``x``; NaN counts as larger than every number,
+so that what is wrong is kept and seen; among equal magnitudes the lowest flat (C-order) index wins. Counts are trusted:
+``0 <= k <= length`` is checked by the constraints, not here.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Backend", "Per"]
+
+Per: TypeAlias = Literal["matrix", "row", "column"]
+"""What a count is of: the whole matrix, each of its rows, or each of its columns."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where arrays live and who runs the hot loops.
+
+    Attributes
+    ----------
+    name : str
+        ``"cpu"``, ``"reference"``, ...
+    xp : module
+        The array module of the operands (``numpy`` or ``cupy``).
+    """
+
+    name: str
+    xp: ModuleType
+
+    def kth_largest_abs(self, x: NDArray[Any], k: int, axis: int | None = None) -> tuple[Any, Any]:
+        """Return the k-th largest magnitude and how many entries equal to it belong to the k largest.
+
+        Keeping all ``|x| > threshold`` and the first `ties` entries with ``|x| == threshold`` keeps exactly `k`.
+        When the threshold is NaN, nothing is larger and the first `ties` NaN are kept.
+
+        Parameters
+        ----------
+        x : (m, n) array
+        k : int
+            How many to keep: of the matrix (`axis` None), of each row (1) or of each column (0).
+        axis : None, 0 or 1
+
+        Returns
+        -------
+        threshold : real scalar, (m,) or (n,) array
+            In the precision of `x`; NaN where `k` is zero.
+        ties : integer scalar, (m,) or (n,) array
+        """
+        ...
+
+    def topk_mask(self, x: NDArray[Any], k: int, per: Per = "matrix") -> NDArray[np.bool_]:
+        """Return the mask of the largest magnitudes of an ``(m, n)`` array: exactly `k` per matrix, row or column."""
+        ...
+
+    def nm_mask(self, x: NDArray[Any], n: int, m: int, axis: int = 1) -> NDArray[np.bool_]:
+        """Return the mask of the `n` largest magnitudes in every `m` consecutive entries along `axis`.
+
+        The length of `x` along `axis` is a multiple of `m`.
+        """
+        ...
+
+    def block_mask(self, x: NDArray[Any], block: tuple[int, int], count: int) -> NDArray[np.bool_]:
+        """Return the mask of the `count` whole blocks of largest Frobenius norm.
+
+        The shape of `x` is a multiple of `block`; norms are accumulated in float64; among equal norms the block that
+        comes first in C order wins.
+        """
+        ...
+
+    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+        """Return the inverse of the Hermitian positive definite ``(p, p)`` matrix `g`, full and in its dtype.
+
+        Only the lower triangle of `g` is read, and the result is exactly Hermitian.
+
+        Raises
+        ------
+        NonFiniteError
+            If `g` holds NaN or infinity.
+        ArgumentError
+            If `g` is not positive definite to working precision.
+        """
+        ...
+
+    def masked_lsq(self, g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+        """Solve one small Hermitian positive definite system per column, each on its own support.
+
+        Parameters
+        ----------
+        g : (p, p) array
+            Hermitian positive definite; only the lower triangle is read.
+        r : (p, n) array
+            Right-hand sides, of the dtype of `g`.
+        mask : (p, n) bool array
+
+        Returns
+        -------
+        (p, n) array
+            Column j is zero off the support ``S = mask[:, j]`` and solves ``g[S, S] z = r[S, j]`` on it: the least
+            squares solution when g is ``F^H F`` and r is ``F^H A``. An unknown whose column depends on the earlier ones
+            of the support to working precision (its pivot in the Cholesky factorization is at most ``len(S) * eps``
+            times its diagonal entry) gets the value zero; finite input never gives NaN.
+        """
+        ...
+
+    def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Set ``t = b + where(mask, 0, t)`` in place, all ``(m, n)``.
+
+        The dual step of ADMM for a hard support: with T = B + U the new dual U is T off the mask and zero on it.
+        """
+        ...
+
+    def admm_rhs(
+        self, c: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_], rho: float, out: NDArray[Any]
+    ) -> None:
+        """Set ``out = c + rho * where(mask, t, -t)`` in place, all ``(m, n)``; `out` may be `c` or `t`.
+
+        The right-hand side ``C + rho (Z - U)`` of the next linear step, with Z = T on the mask and U = T off it.
+        """
+        ...

@@ -1,0 +1,150 @@
+"""Each hot operation in plain float64 NumPy, obvious and slow: the specification that every backend is held to."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsefact.backends.protocol import Per
+from sparsefact.errors import ArgumentError, NonFiniteError
+
+__all__ = ["REFERENCE", "ReferenceBackend"]
+
+
+def _wide(x: NDArray[Any]) -> NDArray[Any]:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def _largest_first(magnitudes: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the indices of a vector: NaN first, then from large to small, equal ones by index."""
+    nan = np.isnan(magnitudes)
+    return np.lexsort((-np.where(nan, 0, magnitudes), ~nan))
+
+
+def _kth(magnitudes: NDArray[Any], k: int) -> tuple[Any, int]:
+    if k == 0:
+        return magnitudes.dtype.type(np.nan), 0
+    kept = magnitudes[_largest_first(magnitudes)[:k]]
+    threshold = kept[-1]
+    ties = np.isnan(kept).sum() if np.isnan(threshold) else (kept == threshold).sum()
+    return threshold, int(ties)
+
+
+def _top(magnitudes: NDArray[Any], k: int) -> NDArray[np.bool_]:
+    mask = np.zeros(magnitudes.shape, dtype=bool)
+    mask[_largest_first(magnitudes)[:k]] = True
+    return mask
+
+
+class ReferenceBackend:
+    """The specification of every hot operation; see `sparsefact.backends.protocol.Backend` for the contract.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsefact.backends.reference import REFERENCE
+    >>> REFERENCE.topk_mask(np.array([[3.0, -1.0], [-3.0, 2.0]]), 2)
+    array([[ True, False],
+           [ True, False]])
+    """
+
+    name: str = "reference"
+    xp: ModuleType = np
+
+    def kth_largest_abs(self, x: NDArray[Any], k: int, axis: int | None = None) -> tuple[Any, Any]:
+        """Return the k-th largest magnitude and the number of entries equal to it that are kept."""
+        magnitudes = np.abs(x)
+        if axis is None:
+            return _kth(magnitudes.reshape(-1), k)
+        units = [_kth(unit, k) for unit in (magnitudes if axis == 1 else magnitudes.T)]
+        return (
+            np.array([threshold for threshold, _ in units], dtype=magnitudes.dtype),
+            np.array([ties for _, ties in units], dtype=np.intp),
+        )
+
+    def topk_mask(self, x: NDArray[Any], k: int, per: Per = "matrix") -> NDArray[np.bool_]:
+        """Return the mask of the `k` largest magnitudes per matrix, row or column."""
+        magnitudes = np.abs(x)
+        if per == "matrix":
+            return _top(magnitudes.reshape(-1), k).reshape(x.shape)
+        mask = np.zeros(x.shape, dtype=bool)
+        for unit in range(x.shape[0 if per == "row" else 1]):
+            where = (unit, slice(None)) if per == "row" else (slice(None), unit)
+            mask[where] = _top(magnitudes[where], k)
+        return mask
+
+    def nm_mask(self, x: NDArray[Any], n: int, m: int, axis: int = 1) -> NDArray[np.bool_]:
+        """Return the mask of the `n` largest magnitudes of every `m` consecutive entries along `axis`."""
+        if axis == 0:
+            return self.nm_mask(x.T, n, m, 1).T
+        mask = np.zeros(x.shape, dtype=bool)
+        for i in range(x.shape[0]):
+            for j in range(0, x.shape[1], m):
+                mask[i, j : j + m] = _top(np.abs(x[i, j : j + m]), n)
+        return mask
+
+    def block_mask(self, x: NDArray[Any], block: tuple[int, int], count: int) -> NDArray[np.bool_]:
+        """Return the mask of the `count` blocks of largest Frobenius norm."""
+        rows, cols = block
+        grid = (x.shape[0] // rows, x.shape[1] // cols)
+        magnitudes = np.abs(_wide(x))
+        largest = np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes))
+        # a power of two, so that squares neither overflow nor vanish and no rounding is added
+        magnitudes = np.ldexp(magnitudes, -np.frexp(largest)[1])
+        norms = np.zeros(grid)
+        for i in range(grid[0]):
+            for j in range(grid[1]):
+                norms[i, j] = np.linalg.norm(magnitudes[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols])
+        return np.kron(_top(norms.reshape(-1), count).reshape(grid), np.ones(block, dtype=bool))
+
+    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+        """Return the inverse of a Hermitian positive definite matrix."""
+        lower = np.tril(_wide(g))
+        if not np.all(np.isfinite(lower)):
+            raise NonFiniteError(
+                f"g holds {np.count_nonzero(~np.isfinite(lower))} NaN or infinite entries; pass finite"
+            )
+        full = lower + np.tril(lower, -1).conj().T
+        np.fill_diagonal(full, full.diagonal().real)
+        values, vectors = np.linalg.eigh(full)
+        if np.any(values <= 0):
+            raise ArgumentError(f"g must be positive definite, its smallest eigenvalue is {values[0]:.3g}; add a ridge")
+        inverse = (vectors / values) @ vectors.conj().T
+        return np.asarray((inverse + inverse.conj().T) / 2, dtype=g.dtype)
+
+    def masked_lsq(self, g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+        """Solve a Hermitian positive definite system per column, each on its own support."""
+        lower = np.tril(_wide(g))
+        full = lower + np.tril(lower, -1).conj().T
+        z = np.zeros(r.shape, dtype=full.dtype)
+        for j in range(r.shape[1]):
+            support = np.flatnonzero(mask[:, j])
+            kept: list[int] = []
+            for i in support:
+                trial = [*kept, int(i)]
+                pivot = full[i, i].real
+                if kept:
+                    against = full[np.ix_(kept, [int(i)])]
+                    pivot -= (against.conj().T @ np.linalg.solve(full[np.ix_(kept, kept)], against))[0, 0].real
+                if not pivot <= len(support) * np.finfo(g.dtype).eps * full[i, i].real:
+                    kept = trial
+            if kept:
+                z[kept, j] = np.linalg.solve(full[np.ix_(kept, kept)], r[kept, j].astype(full.dtype))
+        return z.astype(r.dtype)
+
+    def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Set ``t = b + where(mask, 0, t)`` in place."""
+        t[...] = _wide(b) + np.where(mask, 0, _wide(t))
+
+    def admm_rhs(
+        self, c: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_], rho: float, out: NDArray[Any]
+    ) -> None:
+        """Set ``out = c + rho * where(mask, t, -t)`` in place."""
+        out[...] = _wide(c) + rho * np.where(mask, _wide(t), -_wide(t))
+
+
+REFERENCE = ReferenceBackend()
+"""The one instance; it has no state."""

@@ -1,0 +1,261 @@
+"""Which tensors of a checkpoint are factorized, under which constraint, and why the others are copied."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsefact.constraints.base import check_density
+from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
+from sparsefact.errors import ArgumentError, BudgetError, DtypeError, ShapeError
+from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
+from sparsefact.io.dtypes import COMPUTABLE
+from sparsefact.io.failure import quoted
+from sparsefact.io.tensor_file import TensorFile, TensorInfo
+from sparsefact.products.storage import KEY
+
+__all__ = ["Copied", "Plan", "Target", "plan"]
+
+_COMPARED = 5000  # names looked at for a near miss
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A matrix that is to be factorized.
+
+    Attributes
+    ----------
+    name : str
+        The tensor's name in the checkpoint.
+    shape : (int, int)
+        Its rows and columns.
+    dtype : str
+        Its safetensors code: ``"F64"``, ``"F32"``, ``"F16"`` or ``"BF16"``.
+    nbytes : int
+        Its size in the checkpoint.
+    constraint : DoubleSparse
+        What the two factors must obey.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    nbytes: int
+    constraint: DoubleSparse
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A tensor that is taken over unchanged.
+
+    Attributes
+    ----------
+    name : str
+        The tensor's name in the checkpoint.
+    reason : str
+        Why it is not factorized: a few words that go on from "copied:".
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `sparsefact.checkpoints.run.run` is going to do with a checkpoint.
+
+    Attributes
+    ----------
+    source : Path
+        The checkpoint, as it was given.
+    targets : tuple of Target
+        The matrices to factorize, in the order of the checkpoint.
+    copied : tuple of Copied
+        Every other tensor, in the order of the checkpoint.
+    density : float
+        Nonzeros of both factors together, as a fraction of the entries of each matrix.
+    """
+
+    source: Path
+    targets: tuple[Target, ...]
+    copied: tuple[Copied, ...]
+    density: float
+
+
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    density: float = 0.3,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+) -> Plan:
+    """Choose what is factorized: the 2-D floating tensors, unless patterns say otherwise. Only headers are read.
+
+    Parameters
+    ----------
+    source : path-like
+        A safetensors file or a directory (see `sparsefact.io.checkpoint.open_checkpoint`).
+    density : float, optional
+        In (0, 1]: the two factors of a matrix together hold at most ``floor(density * m * n)`` nonzeros.
+    include : str or iterable of str, optional
+        Shell patterns (``*``, ``?``, ``[...]``; case matters): only tensors whose name matches one are factorized. A
+        pattern with wildcards passes over what cannot be factorized; a name in full insists, and is an error then.
+    exclude : str or iterable of str, optional
+        Patterns of tensors that are copied even if they are included.
+
+    Returns
+    -------
+    Plan
+        Targets and copied tensors together are all tensors of the checkpoint. A matrix that is too small for the
+        density, since each row of a factor needs an entry, is copied.
+
+    Raises
+    ------
+    ArgumentError
+        If an include pattern matches no tensor at all, or `source` is a file that sparsefact itself has written.
+    BudgetError
+        If the density is outside (0, 1], or too small for a tensor that is included by its full name, or for every
+        one that could be factorized.
+    DtypeError, ShapeError
+        If a tensor that is included by its full name is not a floating matrix.
+    StorageError, FormatError
+        If the checkpoint cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from sparsefact.io.write import write_tensors
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "model.safetensors"
+    ...     write_tensors(path, {"w": np.ones((20, 30)), "bias": np.ones(20)})
+    ...     work = plan(path, density=0.5)
+    >>> [(target.name, target.constraint.budget) for target in work.targets]
+    [('w', 300)]
+    >>> work.copied
+    (Copied(name='bias', reason='it has 1 dimension'),)
+    """
+    density = check_density("density", density)
+    included, excluded = _patterns("include", include), _patterns("exclude", exclude)
+    with open_checkpoint(source) as checkpoint:
+        _refuse_factor_file(checkpoint)
+        for pattern in included:
+            if not any(_matches(name, pattern) for name in checkpoint.names):
+                raise _matches_nothing(pattern, checkpoint)
+        targets: list[Target] = []
+        copied: list[Copied] = []
+        small: list[BudgetError] = []
+        for name in checkpoint.names:
+            info = checkpoint.info(name)
+            reason = _left_out(name, included, excluded)
+            if reason is None:
+                try:
+                    targets.append(_target(info, density))
+                    continue
+                except (BudgetError, DtypeError, ShapeError) as error:
+                    # The name in full is what insists; a tensor's name may itself contain wildcards.
+                    if name in included:
+                        raise
+                    if isinstance(error, BudgetError):
+                        small.append(error)
+                    reason = _reason(info, density)
+            copied.append(Copied(name, reason))
+    if small and not targets:
+        raise small[0]
+    _refuse_taken_names(targets, copied)
+    return Plan(Path(source), tuple(targets), tuple(copied), density)
+
+
+def _patterns(argument: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+    listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in listed:
+        if not isinstance(pattern, str):
+            raise ArgumentError(f"{argument} holds {pattern!r}, and it must be a pattern or several patterns of text")
+    return listed
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+def _matches_nothing(pattern: str, checkpoint: Checkpoint) -> ArgumentError:
+    names = checkpoint.names[:_COMPARED]
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    hint = f"the nearest names are {', '.join(quoted(name) for name in near)}" if near else "it has no tensors"
+    return ArgumentError(
+        f"include is {quoted(pattern)}, which matches none of the {len(checkpoint.names)} tensors of "
+        f"{checkpoint.path}; {hint}"
+    )
+
+
+def _left_out(name: str, included: Sequence[str], excluded: Sequence[str]) -> str | None:
+    """Return why the patterns leave a tensor out, or None."""
+    for pattern in excluded:
+        if _matches(name, pattern):
+            return f"it matches the exclude pattern {quoted(pattern)}"
+    if included and not any(_matches(name, pattern) for pattern in included):
+        return "it matches no include pattern"
+    return None
+
+
+def _target(info: TensorInfo, density: float) -> Target:
+    who = f"tensor {quoted(info.name)}"
+    if len(info.shape) != 2:
+        raise ShapeError(
+            f"{who} has the shape {info.shape}, and only matrices, with 2 dimensions, can be factorized; leave it out"
+        )
+    if info.dtype not in COMPUTABLE:
+        raise DtypeError(
+            f"{who} has the dtype {info.dtype}, and only {', '.join(COMPUTABLE)} can be factorized; cast it or "
+            f"leave it out"
+        )
+    rows, columns = info.shape
+    if min(rows, columns) < 2:
+        raise ShapeError(
+            f"{who} has the shape {info.shape}, and two sparse factors need at least 2 rows and 2 columns; leave it out"
+        )
+    try:
+        constraint = double_sparse((rows, columns), density)
+    except BudgetError as error:
+        raise BudgetError(f"{who}: {error}; or leave it out with --exclude") from None
+    return Target(info.name, (rows, columns), info.dtype, info.nbytes, constraint)
+
+
+def _reason(info: TensorInfo, density: float) -> str:
+    """Return in a few words why `_target` refused a tensor."""
+    dimensions = len(info.shape)
+    if dimensions != 2:
+        return f"it has {dimensions} dimension{'' if dimensions == 1 else 's'}"
+    if info.dtype not in COMPUTABLE:
+        return f"its dtype is {info.dtype}"
+    if min(info.shape) < 2:
+        return "it is a single row or column" if min(info.shape) else "it is empty"
+    return f"it is too small for the density {density:g}"
+
+
+def _refuse_factor_file(checkpoint: Checkpoint) -> None:
+    """Refuse what sparsefact has written: copying its tensors without their records would lose the matrices."""
+    for path in checkpoint.files:
+        with TensorFile(path) as file:
+            if KEY in file.metadata:
+                raise ArgumentError(
+                    f"source is {path}, a file of factors that sparsefact has written; give the checkpoint it came from"
+                )
+
+
+def _refuse_taken_names(targets: Sequence[Target], copied: Sequence[Copied]) -> None:
+    """Refuse tensors whose names the factors are going to have."""
+    own = {target.name for target in targets}
+    for name in [*own, *(tensor.name for tensor in copied)]:
+        parts = name.split(".factors.")
+        for end in range(1, len(parts)):
+            if ".factors.".join(parts[:end]) in own:
+                matrix = ".factors.".join(parts[:end])
+                raise ArgumentError(
+                    f"the tensor {quoted(name)} has a name that the factors of {quoted(matrix)} would take; "
+                    f"rename it, or exclude {quoted(matrix)}"
+                )

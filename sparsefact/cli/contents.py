@@ -1,0 +1,116 @@
+"""What the commands say of a file, as plain data: the tensors of a checkpoint, the records of a factor file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsefact.checkpoints.plan import Plan, plan
+from sparsefact.io.checkpoint import open_checkpoint
+from sparsefact.io.tensor_file import TensorFile
+from sparsefact.products.fields import Fields
+from sparsefact.products.storage import KEY, read_document
+
+__all__ = ["describe", "describe_plan"]
+
+
+def describe_plan(work: Plan) -> dict[str, Any]:
+    """Return every tensor of a checkpoint in its order, and what a plan does with it.
+
+    Parameters
+    ----------
+    work : Plan
+        What `sparsefact.checkpoints.plan.plan` made.
+
+    Returns
+    -------
+    dict
+        ``source``, ``density`` and ``tensors``, a list of dictionaries with name, shape, dtype, nbytes, target (whether
+        it is factorized), budget (nonzeros of both factors together, or None) and reason (why it is copied, or None).
+    """
+    budgets = {target.name: target.constraint.budget for target in work.targets}
+    reasons = {tensor.name: tensor.reason for tensor in work.copied}
+    with open_checkpoint(work.source) as checkpoint:
+        infos = [checkpoint.info(name) for name in checkpoint.names]
+    rows = [
+        {
+            "name": info.name,
+            "shape": info.shape,
+            "dtype": info.dtype,
+            "nbytes": info.nbytes,
+            "target": info.name in budgets,
+            "budget": budgets.get(info.name),
+            "reason": reasons.get(info.name),
+        }
+        for info in infos
+    ]
+    return {"source": str(work.source), "density": work.density, "tensors": rows}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what is in a file or directory.
+
+    Parameters
+    ----------
+    path : Path
+        A factor file, a safetensors checkpoint, or a directory with one.
+
+    Returns
+    -------
+    dict
+        Of a factor file ``matrices``, ``copied``, ``failed``, ``source``, ``version``, ``format`` and ``nbytes``; of a
+        checkpoint what `describe_plan` returns, with every matrix that any density can factorize as a target.
+
+    Raises
+    ------
+    StorageError, FormatError
+        If it cannot be read, or a record is not what it should be.
+    """
+    with open_checkpoint(path) as checkpoint:
+        files = checkpoint.files
+    for file in files:
+        with TensorFile(file) as opened:
+            if KEY in opened.metadata:
+                return _describe_factors(opened)
+    return describe_plan(plan(path, density=1.0))
+
+
+def _describe_factors(file: TensorFile) -> dict[str, Any]:
+    content = read_document(file.metadata, str(file.path))
+    return {
+        "source": content["source"],
+        "version": content["version"],
+        "format": content["format"],
+        "nbytes": sum(file.info(name).nbytes for name in file.names),
+        "matrices": [_matrix(file, name, record) for name, record in content["matrices"].items()],
+        "copied": content["copied"],
+        "failed": content["failed"],
+    }
+
+
+def _matrix(file: TensorFile, name: str, record: Any) -> dict[str, Any]:
+    where = f"{file.path}: {name!r}"
+    fields = Fields(record, where)
+    shape, nnz = fields.shape(), fields.count("nnz")
+    factors, nbytes = [], 0
+    for entry in fields.required("factors", list):
+        factor = Fields(entry, where)
+        factors.append(
+            {"kind": factor.required("kind", str), "shape": factor.shape(), "nnz": factor.count("nnz")},
+        )
+        parts = factor.required("tensors", dict)
+        nbytes += sum(file.info(Fields(part, where).required("name", str)).nbytes for part in parts.values())
+    return {
+        "name": name,
+        "shape": shape,
+        "dtype": fields.required("dtype", str),
+        "nnz": nnz,
+        "density": nnz / max(shape[0] * shape[1], 1),
+        "error": fields.error("error"),
+        "status": fields.optional("status", str),
+        "constraint": fields.optional("constraint", str),
+        "solver": fields.optional("solver", str),
+        "seed": fields.optional("seed", int),
+        "nbytes": nbytes,
+        "factors": factors,
+    }

@@ -1,0 +1,88 @@
+"""`sparsefact inspect`: what is in a factor file, or in a checkpoint that could become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sparsefact.cli.text import console, document, percent, printable, shape_text, size
+
+__all__ = ["inspect"]
+
+_NAMES_SHOWN = 8
+
+
+@click.command(short_help="Show what is in a factor file or a checkpoint.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what is in FILE: a factor file, a .safetensors checkpoint, or a directory with one.
+
+    Of a factor file the records are shown as they are; `sparsefact verify` checks them.
+    """
+    from sparsefact.cli.contents import describe
+
+    found = describe(file)
+    if as_json:
+        click.echo(document(found))
+    elif "matrices" in found:
+        _show_factors(found)
+    else:
+        _show_tensors(found)
+
+
+def _show_factors(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    matrices = found["matrices"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("matrix", overflow="fold")
+    for name in ("shape", "dtype", "nonzeros", "density", "error", "factors", "size"):
+        table.add_column(name, justify="right")
+    for matrix in matrices:
+        table.add_row(
+            printable(matrix["name"]),
+            shape_text(matrix["shape"]),
+            matrix["dtype"],
+            f"{matrix['nnz']:,}",
+            f"{matrix['density']:.4f}",
+            percent(matrix["error"]),
+            " @ ".join(f"{factor['kind']} {shape_text(factor['shape'])}" for factor in matrix["factors"]),
+            size(matrix["nbytes"]),
+        )
+    console().print(table)
+    copied, failed = found["copied"], found["failed"]
+    if copied:
+        names = ", ".join(printable(name) for name in copied[:_NAMES_SHOWN])
+        more = f" and {len(copied) - _NAMES_SHOWN} more" if len(copied) > _NAMES_SHOWN else ""
+        click.echo(f"copied unchanged: {names}{more}")
+    for name, sentence in failed.items():
+        click.echo(f"failed: {printable(name)}: {printable(sentence)}")
+    source = f" from {printable(found['source'])}" if found["source"] else ""
+    click.echo(
+        f"{len(matrices)} factorized matrices and {len(copied)} copied tensors{source}, "
+        f"written by sparsefact {printable(found['version'])} (format {found['format']}), {size(found['nbytes'])}"
+    )
+
+
+def _show_tensors(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    rows = found["tensors"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("shape", justify="right")
+    table.add_column("dtype")
+    table.add_column("size", justify="right")
+    table.add_column("what can happen")
+    for row in rows:
+        happens = "can be factorized" if row["target"] else f"copied: {row['reason']}"
+        table.add_row(printable(row["name"]), shape_text(row["shape"]), row["dtype"], size(row["nbytes"]), happens)
+    console().print(table)
+    targets = [row["nbytes"] for row in rows if row["target"]]
+    click.echo(
+        f"a checkpoint of {len(rows)} tensors, {size(sum(row['nbytes'] for row in rows))}; "
+        f"{len(targets)} of them can be factorized, {size(sum(targets))}"
+    )

@@ -1,0 +1,99 @@
+"""What a running job shows on standard error: one bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from sparsefact.cli.text import console, duration, percent, printable
+
+if TYPE_CHECKING:
+    from sparsefact.checkpoints.plan import Plan
+    from sparsefact.checkpoints.run import Event
+
+__all__ = ["show_progress"]
+
+_QUIET_SECONDS = 30.0  # off a terminal, a long matrix speaks at most this often
+
+
+@contextlib.contextmanager
+def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
+    """Give the `on_event` of a run: a bar with name, iteration, error and time left, or plain lines.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is going to run; the bar advances by the arithmetic each matrix costs.
+    """
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f} %", markup=False),
+        TextColumn("{task.fields[detail]}", markup=False),
+        TimeRemainingColumn(),
+        console=screen,
+        transient=True,
+    ) as progress:
+        # Alternating over an m x n matrix is dominated by products with a square factor of side min(m, n).
+        costs = [target.shape[0] * target.shape[1] * min(target.shape) for target in plan.targets]
+        task = progress.add_task("", total=max(sum(costs), 1), detail="")
+
+        def show(event: Event) -> None:
+            if event.kind == "copied":
+                return
+            if event.kind == "writing":
+                progress.update(task, description="writing", detail="", completed=sum(costs))
+                return
+            if event.kind == "failed":
+                screen.print(_line(event), style="red", soft_wrap=True)
+            share = event.iteration / event.iterations if event.kind == "progress" and event.iterations else 0.0
+            ended = event.kind in ("done", "failed")
+            progress.update(
+                task,
+                description=f"[{event.index + 1}/{event.total}] {printable(event.name)}",
+                detail=_detail(event),
+                completed=sum(costs[: event.index + ended]) + share * costs[event.index],
+            )
+
+        yield show
+
+
+class _Lines:
+    """One line per finished matrix, and a sign of life from a long one."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.kind in ("done", "failed", "writing") or (
+            event.kind == "progress" and now - self._last >= _QUIET_SECONDS
+        ):
+            self._last = now
+            click.echo(_line(event), err=True)
+
+
+def _detail(event: Event) -> str:
+    parts = [f"iteration {event.iteration}/{event.iterations}"] if event.iterations else []
+    return ", ".join(parts + ([f"error {percent(event.error)}"] if event.error is not None else []))
+
+
+def _line(event: Event) -> str:
+    if event.kind == "writing":
+        return f"writing {printable(event.name)}"
+    head = f"[{event.index + 1}/{event.total}] {printable(event.name)}: "
+    if event.kind == "failed":
+        return head + f"failed: {printable(event.message)}"
+    if event.kind == "done":
+        return head + f"error {percent(event.error)} in {duration(event.seconds)}"
+    return head + _detail(event)

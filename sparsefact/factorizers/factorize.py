@@ -1,0 +1,226 @@
+"""``factorize``: a matrix as a product of factors, each inside its constraint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from sparsefact.backends.registry import get_backend
+from sparsefact.constraints.base import Constraint, as_matrix, check_int
+from sparsefact.constraints.dense import Dense
+from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
+from sparsefact.constraints.kronecker_support import KroneckerSupport
+from sparsefact.constraints.support import Support
+from sparsefact.errors import ArgumentError, DtypeError, ShapeError
+from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.minimizers.loop import run
+from sparsefact.minimizers.minimize import check_solver
+from sparsefact.minimizers.protocol import Callback, Outcome, Solver
+from sparsefact.objectives.quadratic import check_gram
+from sparsefact.products.factorization import Factorization
+from sparsefact.products.factors import KroneckerFactor
+
+__all__ = ["factorize"]
+
+
+def factorize(
+    A: Any,
+    constraints: Any,
+    solver: Solver | None = None,
+    *,
+    gram: Any = None,
+    inner: int | None = None,
+    init: Any = None,
+    device: str | None = None,
+    seed: int = 0,
+    callback: Callback | None = None,
+    time_limit: float | None = None,
+) -> Factorization:
+    """Factorize ``A ~ F_1 @ F_2``, each factor inside its constraint.
+
+    Parameters
+    ----------
+    A : (m, n) array
+        float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified.
+    constraints : DoubleSparse or pair of constraints
+        What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, or a constraint for each factor.
+    solver : Solver, optional
+        ``Alternating()`` unless given.
+    gram : (n, n) array, optional
+        Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
+        ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
+    inner : int, optional
+        Columns of F_1 and rows of F_2, where the constraints do not say it; ``min(m, n)`` unless given.
+    init : pair of arrays or Factorization, optional
+        Factors to start from.
+    device : str, optional
+        Where to compute; None follows `A`.
+    seed : int
+        For what is drawn at random.
+    callback : callable, optional
+        Receives a `Progress` every few iterations; returning True stops the search, which still ends properly.
+    time_limit : float, optional
+        In seconds; the search stops after the iteration that exceeds it, and the refit follows.
+
+    Returns
+    -------
+    Factorization
+
+    Raises
+    ------
+    DtypeError, ShapeError, NonFiniteError
+        If `A`, `gram` or `init` are not finite floating matrices that fit.
+    BudgetError, ArgumentError
+        If the constraints cannot be met, or are not constraints.
+    DeviceError
+        If the device is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> A = np.random.default_rng(0).standard_normal((40, 60))
+    >>> F = sf.factorize(A, sf.double_sparse(A.shape, density=0.5))
+    >>> F.nnz <= 0.5 * A.size, F.error < 0.25
+    (True, True)
+    >>> bool(np.allclose(F @ np.ones(60), F.todense() @ np.ones(60)))
+    True
+    """
+    matrix = as_matrix("A", A)
+    if matrix.dtype.itemsize == 2:
+        matrix = matrix.astype(np.float32)
+    if 0 in matrix.shape:
+        raise ShapeError(f"A has shape {matrix.shape}; a matrix with at least one row and one column is expected")
+    backend = get_backend(matrix, device=device)
+    checked, shapes = _check_constraints(constraints, matrix.shape, inner)
+    solver = Alternating() if solver is None else solver
+    check_solver(solver)
+    if not isinstance(solver, Alternating):
+        raise ArgumentError(
+            f"solver={solver!r} finds one matrix, not a product of two; use it inside, sparsefact.Alternating(inner=...)"
+        )
+    problem = FactorizationProblem(
+        matrix,
+        checked,
+        shapes,
+        _check_gram(gram, matrix),
+        backend,
+        _check_init(init, shapes, matrix.dtype),
+        seed,
+    )
+    finished = run(solver, problem, callback=callback, time_limit=time_limit)
+    outcome: Outcome = finished.outcome
+    each = checked if isinstance(checked, tuple) else (None, None)
+    return Factorization(
+        [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)],
+        target=matrix,
+        gram=problem.gram,
+        status=outcome.status,
+        history=finished.history,
+        certificate=outcome.certificate,
+        solver=solver,
+        constraint=checked,
+        seed=seed,
+        seconds=finished.seconds,
+        explanation=outcome.explanation,
+    )
+
+
+def _check_constraints(
+    constraints: Any, shape: tuple[int, int], inner: int | None
+) -> tuple[tuple[Constraint, Constraint] | DoubleSparse, tuple[tuple[int, int], tuple[int, int]]]:
+    """Return the constraints with the factors' shapes, or refuse what does not fit the matrix."""
+    m, n = shape
+    if inner is not None:
+        inner = check_int("inner", inner)
+    if isinstance(constraints, DoubleSparse):
+        if constraints.shape != (m, n):
+            raise ShapeError(
+                f"constraints is for a matrix of shape {constraints.shape}, but A has shape {shape}; "
+                f"use sparsefact.double_sparse(A.shape, {constraints.density})"
+            )
+        k = constraints.left_shape[1]
+        if inner is not None and inner != k:
+            raise ShapeError(f"inner={inner} contradicts the constraint's inner={k}; give it in one place only")
+        # Built by hand, a constraint may still be one that double_sparse refuses.
+        double_sparse(shape, constraints.density, constraints.left_density, k)
+        return constraints, (constraints.left_shape, constraints.right_shape)
+    pair = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
+    for constraint in pair:
+        if isinstance(constraint, type) or not isinstance(constraint, Constraint):
+            raise ArgumentError(
+                f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
+                "sparsefact.double_sparse(A.shape, 0.3), or a pair such as (sparsefact.TopK(density=0.2), sparsefact.Dense())"
+            )
+    if len(pair) != 2:
+        hint = "for one sparse matrix use constraint.project(A)" if len(pair) == 1 else "more factors are not supported"
+        raise ArgumentError(f"constraints holds {len(pair)} constraints; a pair is needed, one for each factor; {hint}")
+    left, right = pair
+    if isinstance(left, (Support, KroneckerSupport)):
+        inner = _agreed(inner, left.shape[1], "left")
+    if isinstance(right, (Support, KroneckerSupport)):
+        inner = _agreed(inner, right.shape[0], "right")
+    k = min(m, n) if inner is None else inner
+    shapes = ((m, k), (k, n))
+    for name, constraint, expected in zip(("left", "right"), pair, shapes, strict=True):
+        if isinstance(constraint, (Support, KroneckerSupport)) and constraint.shape != expected:
+            raise ShapeError(
+                f"the {name} constraint has shape {constraint.shape}, but A has shape {shape}; it must be {expected}"
+            )
+        constraint.count(expected)
+    return (left, right), shapes
+
+
+def _agreed(inner: int | None, found: int, name: str) -> int:
+    if inner is not None and inner != found:
+        raise ShapeError(f"the {name} support has inner dimension {found}, but {inner} is asked for; they must agree")
+    return found
+
+
+def _check_gram(gram: Any, matrix: NDArray[Any]) -> NDArray[Any] | None:
+    if gram is None:
+        return None
+    checked = as_matrix("gram", gram)
+    n = matrix.shape[1]
+    if checked.shape != (n, n):
+        raise ShapeError(f"gram has shape {checked.shape}, but A has {n} columns; it must be ({n}, {n})")
+    check_gram("gram", checked if checked.dtype.itemsize > 2 else checked.astype(np.float32))
+    if not checked.any():
+        raise ArgumentError("gram is zero, so every factorization has the same loss; leave it out or pass X.conj().T @ X")
+    if checked.dtype.kind == "c" and matrix.dtype.kind != "c":
+        raise DtypeError(f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); cast A with A.astype({str(checked.dtype)!r})")
+    cast: NDArray[Any] = checked.astype(matrix.dtype, copy=False)
+    return cast
+
+
+def _check_init(
+    init: Any, shapes: tuple[tuple[int, int], tuple[int, int]], dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], ...] | None:
+    if init is None:
+        return None
+    factors = init.factors if isinstance(init, Factorization) else init
+    if not isinstance(factors, (tuple, list)) or len(factors) != 2:
+        raise ArgumentError("init must be a pair of factors or a Factorization of two; pass (F1, F2)")
+    start = []
+    for i, (factor, shape) in enumerate(zip(factors, shapes, strict=True)):
+        array = as_matrix(f"init[{i}]", factor.toarray() if hasattr(factor, "toarray") else factor)
+        if array.shape != shape:
+            raise ShapeError(f"init[{i}] has shape {array.shape}; factor {i + 1} has shape {shape}")
+        start.append(array.astype(dtype))
+    return tuple(start)
+
+
+def _as_factor(value: NDArray[Any], constraint: Constraint | None) -> Any:
+    """Return a factor in the form that its constraint calls for: dense, Kronecker, or CSR."""
+    if isinstance(constraint, Dense):
+        return np.ascontiguousarray(value)
+    if isinstance(constraint, KroneckerSupport):
+        a, b, c, d = constraint.a, constraint.b, constraint.c, constraint.d
+        blocks = value.reshape(a, b, d, a, c, d)
+        i, q = np.arange(a)[:, None], np.arange(d)[None, :]
+        return KroneckerFactor(np.ascontiguousarray(blocks[i, :, q, i, :, q].transpose(0, 2, 3, 1)))
+    return sparse.csr_array(value)

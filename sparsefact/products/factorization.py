@@ -1,0 +1,582 @@
+"""The result of every factorization: factors that multiply like the matrix they stand for.
+
+A `Factorization` never forms its product unless asked to: it multiplies vectors and matrices factor by factor,
+through the same methods as scipy's ``LinearOperator``, and knows how far it is from its target.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from sparsefact.errors import DtypeError, ShapeError
+from sparsefact.products import factors as _factors
+from sparsefact.products.residual import Errors, as_gram, as_target, relative_errors
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from sparsefact.products.factors import Factor
+    from sparsefact.products.status import Status
+
+__all__ = ["Factorization"]
+
+
+@final
+class Factorization:
+    """A matrix as a product ``F_1 @ F_2 @ ... @ F_L`` of factors, usually sparse.
+
+    `sparsefact.factorize` and `sparsefact.load` return it; it can also be built from factors directly. It is
+    immutable, multiplies dense and sparse arrays from both sides with ``@``, and has the methods that
+    `scipy.sparse.linalg.aslinearoperator` asks for, so scipy's iterative solvers take it as it is.
+
+    Parameters
+    ----------
+    factors : sequence of scipy.sparse arrays, KroneckerFactor or 2-D arrays
+        Left to right, neighbours sharing their inner dimension. Sparse ones become CSR arrays with sorted indices;
+        all become one type of float32, float64, complex64, complex128. Arrays that already are right are not
+        copied, and not to be changed afterwards.
+    target : array or scipy.sparse array of shape (m, n), optional
+        The matrix that the product stands for. It is kept only until `error` or `frobenius_error` is first asked
+        for; the errors are then computed once and the reference is dropped.
+    gram : array of shape (n, n), optional
+        Weight of the loss that was minimised, Hermitian positive semi-definite; kept as long as `target`.
+    error : float, optional
+        The relative error in the loss, when it is known already.
+    frobenius_error : float, optional
+        The relative Frobenius error, when it is known already; taken to be `error` when there is no `gram`.
+    status : Status, optional
+        How the solver ended.
+    history : iterable, optional
+        What the solver recorded on its way, kept as a tuple.
+    certificate : object, optional
+        What proves a claim about the error.
+    solver, constraint : object or str, optional
+        What found the factors, and what was asked of them.
+    seed : int, optional
+        The seed the solver started from.
+    seconds : float, optional
+        How long the solver ran.
+    explanation : str, optional
+        One or more sentences of the solver for `explain`: what was solved, by which solver and why.
+
+    Raises
+    ------
+    ShapeError
+        No factor, a factor that is not a matrix, or two neighbours that do not fit (the sentence names the pair).
+    DtypeError
+        A factor that does not hold numbers of a type that is computed with.
+    NonFiniteError
+        A factor that holds NaN or infinity.
+
+    Notes
+    -----
+    `nnz` counts stored entries: an explicit zero in a CSR factor belongs to its support and counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> import sparsefact as sf
+    >>> left = sparse.csr_array(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+    >>> right = np.array([[1.0, 3.0], [0.0, 1.0]])
+    >>> F = sf.Factorization([left, right], target=left.toarray() @ right)
+    >>> F.error
+    0.0
+    >>> F
+    Factorization(3x2 float64, 2 factors, nnz=7, density=1.167, error=0)
+    >>> F @ np.array([1.0, 1.0])
+    array([4., 8., 1.])
+    >>> (F.T @ np.ones(3)).tolist() == (np.ones(3) @ F).tolist()
+    True
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_certificate",
+        "_constraint",
+        "_errors",
+        "_explanation",
+        "_factors",
+        "_history",
+        "_seconds",
+        "_seed",
+        "_solver",
+        "_status",
+    )
+    __array_ufunc__ = None
+    __array_priority__ = 12.0
+
+    def __init__(
+        self,
+        factors: Iterable[Any],
+        *,
+        target: Any = None,
+        gram: Any = None,
+        error: float | None = None,
+        frobenius_error: float | None = None,
+        status: Status | None = None,
+        history: Iterable[Any] = (),
+        certificate: Any = None,
+        solver: Any = None,
+        constraint: Any = None,
+        seed: int | None = None,
+        seconds: float = 0.0,
+        explanation: str = "",
+    ) -> None:
+        self._factors = _factors.as_factors(factors)
+        if frobenius_error is None and gram is None:
+            frobenius_error = error
+        self._errors = Errors(error, frobenius_error)
+        if target is not None:
+            self._errors.pending = (as_target(target, self.shape), self._factors, as_gram(gram, self.shape[1]))
+        self._status = status
+        self._history = tuple(history)
+        self._certificate = certificate
+        self._solver = solver
+        self._constraint = constraint
+        self._seed = seed
+        self._seconds = float(seconds)
+        self._explanation = explanation
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors, left to right: CSR arrays, `KroneckerFactor` or dense arrays; their arrays are read-only."""
+        return self._factors
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (m, n) of the product."""
+        return int(self._factors[0].shape[0]), int(self._factors[-1].shape[1])
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of every factor."""
+        return self._factors[0].dtype
+
+    @property
+    def nnz(self) -> int:
+        """How many entries the factors store in all, explicit zeros included."""
+        return sum(_factors.factor_nnz(f) for f in self._factors)
+
+    @property
+    def density(self) -> float:
+        """``nnz / (m * n)``: what is stored, relative to the dense matrix (0 when that is empty)."""
+        m, n = self.shape
+        return self.nnz / (m * n) if m and n else 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the factors as they are held in memory: values and indices."""
+        return sum(_factors.factor_nbytes(f) for f in self._factors)
+
+    @property
+    def error(self) -> float:
+        """The relative error in the loss that was minimised: gram-weighted when there was a gram.
+
+        ``sqrt(tr((A - P) gram (A - P)^H) / tr(A gram A^H))`` from a float64 residual; 0/0 is 0. Computed on first
+        access when it is not known yet.
+
+        Raises
+        ------
+        ArgumentError
+            The target is not known; `error_against` takes one.
+        """
+        return self._errors.get("error")
+
+    @property
+    def frobenius_error(self) -> float:
+        """The relative Frobenius error ``||A - P|| / ||A||``, as `error` but never weighted."""
+        return self._errors.get("frobenius_error")
+
+    @property
+    def status(self) -> Status | None:
+        """How the solver ended; None when no solver was involved."""
+        return self._status
+
+    @property
+    def history(self) -> tuple[Any, ...]:
+        """What the solver recorded on its way."""
+        return self._history
+
+    @property
+    def certificate(self) -> Any:
+        """What proves a claim about the error, or None."""
+        return self._certificate
+
+    @property
+    def solver(self) -> Any:
+        """The solver that found the factors (its description, when loaded from a file)."""
+        return self._solver
+
+    @property
+    def constraint(self) -> Any:
+        """The constraint or constraints the factors obey (a description, when loaded from a file)."""
+        return self._constraint
+
+    @property
+    def seed(self) -> int | None:
+        """The seed the solver started from."""
+        return self._seed
+
+    @property
+    def seconds(self) -> float:
+        """How long the solver ran, in seconds."""
+        return self._seconds
+
+    @property
+    def explanation(self) -> str:
+        """The solver's own sentences, which `explain` quotes."""
+        return self._explanation
+
+    def error_against(self, target: Any, gram: Any = None) -> float:
+        """Return the relative error of this product as an approximation of `target`.
+
+        Parameters
+        ----------
+        target : array, scipy.sparse array or Factorization, shape (m, n)
+            The matrix to compare with.
+        gram : array of shape (n, n), optional
+            Weight of the loss, Hermitian positive semi-definite; without it the Frobenius norm is meant.
+
+        Returns
+        -------
+        float
+            ``sqrt(tr((A - P) gram (A - P)^H) / tr(A gram A^H))``, from a float64 residual that is formed in panels of
+            rows (at most 16 MB each); 0/0 is 0.
+
+        Raises
+        ------
+        ShapeError
+            `target` or `gram` has another shape.
+        NonFiniteError
+            `target` or `gram` holds NaN or infinity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sparsefact as sf
+        >>> sf.Factorization([np.diag([3.0, 0.0])]).error_against(np.diag([3.0, 4.0]))
+        0.8
+        """
+        return self.errors_against(target, gram)[0]
+
+    def errors_against(self, target: Any, gram: Any = None) -> tuple[float, float]:
+        """Return the errors of `error_against` with the gram and without it, at the price of one.
+
+        Parameters
+        ----------
+        target, gram : arrays
+            As for `error_against`.
+
+        Returns
+        -------
+        error, frobenius_error : float
+            Equal when there is no gram.
+        """
+        return relative_errors(as_target(target, self.shape), self._factors, as_gram(gram, self.shape[1]))
+
+    def known_errors(self) -> tuple[float | None, float | None]:
+        """Return `error` and `frobenius_error`, with None for what is not known; a pending computation is done."""
+        self._errors.settle()
+        return self._errors.error, self._errors.frobenius_error
+
+    def with_errors(self, error: float | None, frobenius_error: float | None) -> Factorization:
+        """Return the same product with these errors on record and nothing inferred between them."""
+        return self._derived(self._factors, Errors(error, frobenius_error), self._certificate)
+
+    def explain(self) -> str:
+        """Return a few lines: what was solved, by which solver and why, and the numbers reached."""
+        m, n = self.shape
+        lines = [
+            f"{m}x{n} {self.dtype} matrix as a product of {_plural(len(self._factors), 'factor')}: " + self._parts()
+        ]
+        if self._constraint is not None:
+            lines.append(f"Constraint: {_text(self._constraint)}")
+        if self._solver is not None:
+            lines.append(f"Solver: {_text(self._solver)}")
+        if self._explanation:
+            lines.append(self._explanation)
+        reached = f"Reached: {self.nnz} stored entries, density {self.density:.3f}, {self.nbytes} bytes"
+        if self._errors.known("error"):
+            reached += f", relative error {self.error:.4g}"
+            if self._errors.known("frobenius_error") and self.frobenius_error != self.error:
+                reached += f" in the loss, {self.frobenius_error:.4g} in the Frobenius norm"
+        if self._seconds:
+            reached += f", in {self._seconds:.3g} s"
+        lines.append(reached + ".")
+        if self._status is not None:
+            lines.append(f"Status: {self._status.name}. {self._status.value}")
+        if self._certificate is not None:
+            lines.append(f"Certificate: {_text(self._certificate)}")
+        return "\n".join(lines)
+
+    def _parts(self) -> str:
+        kinds = {np.ndarray: "dense", _factors.KroneckerFactor: "Kronecker"}
+        return " @ ".join(
+            f"{f.shape[0]}x{f.shape[1]} {kinds.get(type(f), 'CSR')} (nnz {_factors.factor_nnz(f)})"
+            for f in self._factors
+        )
+
+    @property
+    def T(self) -> Factorization:
+        """The transpose, a Factorization of the same error."""
+        return self._derived([_factors.transposed(f) for f in reversed(self._factors)])
+
+    @property
+    def H(self) -> Factorization:
+        """The conjugate transpose, a Factorization of the same error."""
+        return self._derived([_factors.transposed(_factors.conjugated(f)) for f in reversed(self._factors)])
+
+    def conj(self) -> Factorization:
+        """Return the complex conjugate, a Factorization of the same error (itself when real)."""
+        return self._derived([_factors.conjugated(f) for f in self._factors]) if self.dtype.kind == "c" else self
+
+    def _derived(
+        self, factors: Sequence[Factor], errors: Errors | None = None, certificate: Any = None
+    ) -> Factorization:
+        # The errors are shared unless given; a certificate speaks about one matrix and is not passed on to another.
+        other = Factorization(
+            factors,
+            status=self._status,
+            history=self._history,
+            certificate=certificate,
+            solver=self._solver,
+            constraint=self._constraint,
+            seed=self._seed,
+            seconds=self._seconds,
+            explanation=self._explanation,
+        )
+        other._errors = self._errors if errors is None else errors
+        return other
+
+    def __matmul__(self, x: Any) -> Any:
+        if isinstance(x, Factorization):
+            return Factorization((*self._factors, *x._factors))
+        array = _as_operand(x, self.dtype)
+        if array is None:
+            return NotImplemented
+        m, n = self.shape
+        if array.ndim not in (1, 2) or array.shape[0] != n:
+            raise ShapeError(f"x has shape {array.shape}; F @ x with F {m}x{n} needs shape ({n},) or ({n}, k)")
+        return self._apply(array)
+
+    def __rmatmul__(self, x: Any) -> Any:
+        array = _as_operand(x, self.dtype)
+        if array is None:
+            return NotImplemented
+        m, n = self.shape
+        if array.ndim not in (1, 2) or array.shape[-1] != m:
+            raise ShapeError(f"x has shape {array.shape}; x @ F with F {m}x{n} needs shape ({m},) or (k, {m})")
+        return self._apply_transposed(array.T).T
+
+    def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
+        for factor in reversed(self._factors):
+            x = _factors.multiply(factor, x)
+        return x
+
+    def _apply_transposed(self, x: NDArray[Any]) -> NDArray[Any]:
+        for factor in self._factors:
+            x = _factors.multiply_transposed(factor, x)
+        return x
+
+    def __mul__(self, scalar: Any) -> Factorization:
+        if not isinstance(scalar, int | float | complex | np.number):
+            return NotImplemented
+        first = self._factors[0]
+        scaled = _factors.with_values(first, _factors.stored_values(first) * scalar)
+        return Factorization((scaled, *self._factors[1:]))
+
+    __rmul__ = __mul__
+
+    def matvec(self, x: Any) -> NDArray[Any]:
+        """Return ``F @ x`` for a vector.
+
+        Parameters
+        ----------
+        x : array of shape (n,) or (n, 1)
+
+        Returns
+        -------
+        array of shape (m,) or (m, 1)
+            Of the common type of the factors and `x`.
+
+        Raises
+        ------
+        ShapeError
+            `x` has another shape.
+        """
+        return self._apply(self._vector(x, self.shape[1], "matvec"))
+
+    def rmatvec(self, x: Any) -> NDArray[Any]:
+        """Return ``F.H @ x`` for a vector: the adjoint, so complex factors are conjugated.
+
+        Parameters
+        ----------
+        x : array of shape (m,) or (m, 1)
+
+        Returns
+        -------
+        array of shape (n,) or (n, 1)
+
+        Raises
+        ------
+        ShapeError
+            `x` has another shape.
+        """
+        return self._adjoint(self._vector(x, self.shape[0], "rmatvec"))
+
+    def matmat(self, x: Any) -> NDArray[Any]:
+        """Return ``F @ x`` for a matrix of columns.
+
+        Parameters
+        ----------
+        x : array or scipy.sparse array of shape (n, k)
+
+        Returns
+        -------
+        array of shape (m, k)
+            Dense in either case.
+
+        Raises
+        ------
+        ShapeError
+            `x` has another shape.
+        """
+        return self._apply(self._matrix(x, self.shape[1], "matmat"))
+
+    def rmatmat(self, x: Any) -> NDArray[Any]:
+        """Return ``F.H @ x`` for a matrix of columns.
+
+        Parameters
+        ----------
+        x : array or scipy.sparse array of shape (m, k)
+
+        Returns
+        -------
+        array of shape (n, k)
+            Dense in either case.
+
+        Raises
+        ------
+        ShapeError
+            `x` has another shape.
+        """
+        return self._adjoint(self._matrix(x, self.shape[0], "rmatmat"))
+
+    def _adjoint(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._apply_transposed(x.conj()).conj()
+
+    def _vector(self, x: Any, length: int, verb: str) -> NDArray[Any]:
+        array = self._operand(x, verb)
+        if array.shape not in ((length,), (length, 1)):
+            raise ShapeError(
+                f"x has shape {array.shape}; {verb} of a {self.shape[0]}x{self.shape[1]} product needs shape "
+                f"({length},) or ({length}, 1)"
+            )
+        return array
+
+    def _matrix(self, x: Any, length: int, verb: str) -> NDArray[Any]:
+        array = self._operand(x, verb)
+        if array.ndim != 2 or array.shape[0] != length:
+            raise ShapeError(
+                f"x has shape {array.shape}; {verb} of a {self.shape[0]}x{self.shape[1]} product needs shape "
+                f"({length}, k)"
+            )
+        return array
+
+    def _operand(self, x: Any, verb: str) -> NDArray[Any]:
+        array = _as_operand(x, self.dtype)
+        if array is None:
+            raise DtypeError(f"x is of type {type(x).__name__}; {verb} needs an array of numbers")
+        return array
+
+    def todense(self) -> NDArray[Any]:
+        """Return the product as a new dense array of shape (m, n), multiplied in the factors' own type."""
+        first, last = self._factors[0], self._factors[-1]
+        m, n = self.shape
+        counts = [_factors.factor_nnz(f) for f in self._factors]
+        if len(counts) == 1:
+            return np.array(_factors.dense_factor(first))
+        if sum(counts[:-1]) * n <= sum(counts[1:]) * m:
+            x = _factors.dense_factor(last)
+            for factor in reversed(self._factors[:-1]):
+                x = _factors.multiply(factor, x)
+            return x
+        x = _factors.dense_factor(first).T
+        for factor in self._factors[1:]:
+            x = _factors.multiply_transposed(factor, x)
+        return np.ascontiguousarray(x.T)
+
+    def toarray(self) -> NDArray[Any]:
+        """Return the product as a new dense array, as `todense`."""
+        return self.todense()
+
+    def save(self, path: str | os.PathLike[str], name: str = "matrix") -> None:
+        """Write the factors to a file that `sparsefact.load` reads (docs/format.md).
+
+        The file is written beside its place and moved there when complete, so a failure leaves what was there before.
+
+        Parameters
+        ----------
+        path : str or path
+            Where to write, usually ending in ``.safetensors``.
+        name : str, optional
+            The matrix's name in the file.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be written.
+        """
+        from sparsefact.products.storage import save
+
+        save(self, path, name=name)
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        text = (
+            f"{m}x{n} {self.dtype}, {_plural(len(self._factors), 'factor')}, nnz={self.nnz}, density={self.density:.3f}"
+        )
+        # A repr must not start a computation over the target.
+        if self._errors.error is not None:
+            text += f", error={self._errors.error:.4g}"
+        return f"Factorization({text})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._errors.settle()
+        return {slot: getattr(self, slot) for slot in self.__slots__ if slot != "__weakref__"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for slot, value in state.items():
+            setattr(self, slot, value)
+        self._factors = _factors.as_factors(self._factors)
+
+
+def _as_operand(x: Any, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return x as a dense array of the common type, or None when it is no array at all."""
+    array = x.toarray() if _factors.is_sparse(x) else np.asarray(x)
+    if array.dtype == object:
+        return None
+    if array.dtype.kind not in "biufc":
+        if array.dtype.name != "bfloat16":
+            raise DtypeError(f"x has dtype {array.dtype}; a product multiplies numbers, so cast x with astype")
+        array = array.astype(np.float32)
+    return array.astype(np.result_type(dtype, array.dtype), copy=False)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,408 @@
+"""The command line: results on stdout, the rest on stderr, one sentence for bad input, honest exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+import sparsefact
+from sparsefact.cli.app import app
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def make_tensors() -> Tensors:
+    rng = np.random.default_rng(0)
+    return {
+        "block.0.weight": rng.standard_normal((24, 16)).astype(np.float32),
+        "block.1.weight": rng.standard_normal((16, 16)),
+        "block.1.bias": rng.standard_normal(16).astype(np.float32),
+        "positions": np.arange(12).reshape(3, 4),
+        "conv": rng.standard_normal((2, 3, 4)).astype(np.float16),
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(make_tensors(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
+    """One factor file for the tests that only read: (checkpoint, output, result of the command)."""
+    folder = tmp_path_factory.mktemp("made")
+    save_file(make_tensors(), folder / "model.safetensors")
+    output = folder / "sparse.safetensors"
+    done = invoke("factorize", folder / "model.safetensors", "-o", output, "--density", "0.5", "--effort", "fast")
+    return folder / "model.safetensors", output, done
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def check_refused(done: Result, *words: str) -> None:
+    """One sentence on stderr, nothing on stdout, exit code 2, no traceback."""
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("Error: ") and len([line for line in lines if line.startswith("Error")]) == 1
+    for word in words:
+        assert word in lines[-1], lines[-1]
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+# The shell
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\n"
+        "from sparsefact.cli import main\n"
+        "sys.argv = ['sparsefact', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'numpy', 'scipy', 'numba', 'cupy', 'rich', 'safetensors', 'ml_dtypes'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("factorize", "inspect", "verify", "demo"):
+        assert name in done.stdout
+
+
+def test_version() -> None:
+    assert invoke("--version").output.strip() == f"sparsefact {sparsefact.__version__}"
+
+
+@pytest.mark.parametrize("name", app.list_commands(click.Context(app)))
+def test_every_option_says_what_it_does(name: str) -> None:
+    done = invoke(name, "--help")
+    assert done.exit_code == 0
+    command = app.get_command(click.Context(app), name)
+    assert command is not None and command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and parameter.help.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("factorize",),
+        ("factorize", "x.safetensors"),
+        ("factorize", "x.safetensors", "-o", "y.safetensors", "--density", "half"),
+        ("factorize", "x.safetensors", "-o", "y.safetensors", "--effort", "heroic"),
+        ("factorize", "x.safetensors", "-o", "y.safetensors", "--seed", "-1"),
+        ("verify",),
+        ("inspect", "--unknown"),
+    ],
+)
+def test_bad_usage(arguments: tuple[str, ...]) -> None:
+    check_refused(invoke(*arguments))
+
+
+# factorize
+
+
+def test_factorize_reports_every_matrix(made: tuple[Path, Path, Result]) -> None:
+    _, output, done = made
+    assert done.exit_code == 0, done.output
+    assert output.exists()
+    for name in ("block.0.weight", "block.1.weight"):
+        assert name in done.stdout and f"{name}: error" in done.stderr
+    assert "24 x 16" in done.stdout
+    assert "copied unchanged: " in done.stdout and "positions" in done.stdout
+    assert "2 of 2 matrices factorized" in done.stdout
+    assert "\x1b" not in done.output and "━" not in done.output  # not a terminal: no colours, no bars
+
+
+def test_factorize_json_is_one_document_and_agrees_with_the_file(checkpoint: Path) -> None:
+    output = checkpoint.with_name("out.safetensors")
+    done = invoke("factorize", checkpoint, "-o", output, "--density", "0.5", "--effort", "fast", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    tensors = make_tensors()
+    assert {matrix["name"] for matrix in report["matrices"]} == {"block.0.weight", "block.1.weight"}
+    for matrix in report["matrices"]:
+        A = tensors[matrix["name"]].astype(np.float64)
+        product = sparsefact.load(output, matrix["name"]).todense()
+        assert np.isclose(matrix["error"], np.linalg.norm(A - product) / np.linalg.norm(A), rtol=1e-5)
+        kept = np.sort(np.abs(A), axis=None)[: A.size - int(0.5 * A.size)]
+        assert np.isclose(matrix["magnitude_error"], np.linalg.norm(kept) / np.linalg.norm(A), rtol=1e-5)
+        assert matrix["nnz"] <= 0.5 * A.size
+
+
+def test_equal_seeds_give_equal_bytes(made: tuple[Path, Path, Result], tmp_path: Path) -> None:
+    checkpoint, output, _ = made
+    again = tmp_path / "again.safetensors"
+    done = invoke("factorize", checkpoint, "-o", again, "--density", "0.5", "--effort", "fast")
+    assert done.exit_code == 0, done.output
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_include_and_exclude_choose_the_matrices(checkpoint: Path) -> None:
+    done = invoke("factorize", checkpoint, "--include", "block.*.weight", "--exclude", "*.1.*", "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["name"]: row for row in json.loads(done.stdout)["tensors"]}
+    assert {name for name, row in rows.items() if row["target"]} == {"block.0.weight"}
+    assert set(rows) == set(make_tensors())
+
+
+def test_dry_run_writes_nothing_and_says_why_tensors_are_copied(checkpoint: Path) -> None:
+    before = listing(checkpoint.parent)
+    done = invoke("factorize", checkpoint, "-o", checkpoint.with_name("out.safetensors"), "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert listing(checkpoint.parent) == before
+    assert "2 of 5 tensors" in done.stdout
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "factorized" in lines["block.0.weight"] and "115" in lines["block.0.weight"]  # floor(0.3 * 24 * 16)
+    for name in ("block.1.bias", "positions", "conv"):
+        assert "copied: " in lines[name]
+
+
+def test_one_bad_tensor_fails_alone(checkpoint: Path) -> None:
+    tensors = make_tensors()
+    tensors["block.1.weight"][3, 5] = np.nan
+    save_file(tensors, checkpoint)
+    output = checkpoint.with_name("out.safetensors")
+    done = invoke("factorize", checkpoint, "-o", output, "--density", "0.5", "--effort", "fast")
+    assert done.exit_code == 1
+    assert "failed: block.1.weight: " in done.stdout and "Traceback" not in done.output
+    assert "1 of 2 matrices factorized" in done.stdout
+    assert sparsefact.load(output, "block.0.weight").shape == (24, 16)
+    as_json = invoke("factorize", checkpoint, "-o", output, "--density", "0.5", "--effort", "fast", "--json")
+    assert as_json.exit_code == 1
+    failed = [matrix for matrix in json.loads(as_json.stdout)["matrices"] if matrix["status"] == "failed"]
+    assert [matrix["name"] for matrix in failed] == ["block.1.weight"] and failed[0]["message"]
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def lying(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 1 << 60) + path.read_bytes()[8:])
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [truncated, lying, pickled, empty])
+def test_broken_files_are_refused(checkpoint: Path, harm: Callable[[Path], None]) -> None:
+    harm(checkpoint)
+    output = checkpoint.with_name("out.safetensors")
+    output.write_bytes(b"the old output")
+    before = listing(checkpoint.parent)
+    check_refused(invoke("factorize", checkpoint, "-o", output), "model.safetensors")
+    check_refused(invoke("factorize", checkpoint, "--dry-run"), "model.safetensors")
+    check_refused(invoke("inspect", checkpoint), "model.safetensors")
+    check_refused(invoke("verify", checkpoint), "model.safetensors")
+    assert listing(checkpoint.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--density", "0"), ("density", "0")),
+        (("--density", "2"), ("density", "2")),
+        (("--density", "nan"), ("density", "nan")),
+        (("--density", "0.001"), ("density", "0.001")),
+        (("--include", "nothing.*"), ("nothing.*",)),
+        (("--include", "positions"), ("positions",)),
+        (("--include", "conv"), ("conv",)),
+        (("--include", "block.1.bias"), ("block.1.bias",)),
+        (("--device", "abacus"), ("abacus",)),
+    ],
+)
+def test_impossible_options_are_refused(checkpoint: Path, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    output = checkpoint.with_name("out.safetensors")
+    output.write_bytes(b"the old output")
+    before = listing(checkpoint.parent)
+    check_refused(invoke("factorize", checkpoint, "-o", output, *options), *words)
+    assert listing(checkpoint.parent) == before
+
+
+def test_impossible_paths_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    check_refused(
+        invoke("factorize", tmp_path / "missing.safetensors", "-o", tmp_path / "x.safetensors"), "missing.safetensors"
+    )
+    check_refused(invoke("factorize", checkpoint, "-o", checkpoint), "model.safetensors")
+    check_refused(invoke("factorize", checkpoint, "-o", tmp_path / "no folder" / "x.safetensors"), "no folder")
+    check_refused(invoke("factorize", checkpoint, "-o", tmp_path))
+    check_refused(invoke("factorize", tmp_path / "weights.bin", "-o", tmp_path / "x.safetensors"), "weights.bin")
+    check_refused(invoke("inspect", tmp_path / "missing.safetensors"), "missing.safetensors")
+    check_refused(invoke("verify", tmp_path / "missing.safetensors"), "missing.safetensors")
+    assert listing(tmp_path) == before
+
+
+def test_interrupt_keeps_the_old_output(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsefact.cli import progress
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    output = checkpoint.with_name("out.safetensors")
+    output.write_bytes(b"the old output")
+    before = listing(checkpoint.parent)
+    monkeypatch.setattr(progress._Lines, "__call__", interrupt)
+    done = invoke("factorize", checkpoint, "-o", output)
+    assert done.exit_code == 130
+    assert done.stdout == "" and "Interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert listing(checkpoint.parent) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    rng = np.random.default_rng(0)
+    save_file({f"layer.{i}": rng.standard_normal((256, 256)).astype(np.float32) for i in range(40)}, checkpoint)
+    output.write_bytes(b"the old output")
+    command = [sys.executable, "-c", "from sparsefact.cli import main; main()"]
+    job = subprocess.Popen(
+        [*command, "factorize", str(checkpoint), "-o", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stderr is not None
+    first = job.stderr.readline()  # one matrix is done, many are left
+    job.send_signal(number)
+    stdout, stderr = job.communicate(timeout=60)
+    assert job.returncode == code, (first, stderr)
+    assert stdout == "" and "Traceback" not in stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors", "out.safetensors"]
+    assert output.read_bytes() == b"the old output"
+
+
+def test_names_cannot_reach_the_terminal_unescaped(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"evil\x1b[2J[red]name": np.eye(8, dtype=np.float32)}, path)
+    for arguments in (
+        ("inspect", path),
+        ("factorize", path, "--dry-run"),
+        ("factorize", path, "-o", tmp_path / "o.safetensors"),
+    ):
+        done = invoke(*arguments)
+        assert "\x1b" not in done.output
+        assert r"evil\x1b[2J[red]name" in done.output
+
+
+# inspect
+
+
+def test_inspect_tells_a_factor_file(made: tuple[Path, Path, Result]) -> None:
+    _, output, _ = made
+    done = invoke("inspect", output)
+    assert done.exit_code == 0, done.output
+    document = json.loads(invoke("inspect", output, "--json").stdout)
+    assert [matrix["name"] for matrix in document["matrices"]] == ["block.0.weight", "block.1.weight"]
+    assert sorted(document["copied"]) == ["block.1.bias", "conv", "positions"]
+    for matrix in document["matrices"]:
+        F = sparsefact.load(output, matrix["name"])
+        assert matrix["nnz"] == F.nnz and tuple(matrix["shape"]) == F.shape
+        assert matrix["error"] == F.error
+        assert matrix["name"] in done.stdout and f"{F.nnz:,}" in done.stdout
+    stored = sum(array.nbytes for name, array in load_file(output).items() if name not in document["copied"])
+    assert sum(matrix["nbytes"] for matrix in document["matrices"]) == stored
+
+
+def test_inspect_tells_a_saved_factorization(made: tuple[Path, Path, Result], tmp_path: Path) -> None:
+    F = sparsefact.load(made[1], "block.0.weight")
+    F.save(tmp_path / "one.safetensors")
+    document = json.loads(invoke("inspect", tmp_path / "one.safetensors", "--json").stdout)
+    assert [tuple(matrix["shape"]) for matrix in document["matrices"]] == [(24, 16)]
+    assert document["copied"] == []
+
+
+def test_inspect_tells_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    done = invoke("inspect", checkpoint)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(checkpoint.read_bytes())
+    for path in (checkpoint, folder):
+        rows = {row["name"]: row for row in json.loads(invoke("inspect", path, "--json").stdout)["tensors"]}
+        for name, array in make_tensors().items():
+            assert name in done.stdout
+            assert tuple(rows[name]["shape"]) == array.shape and rows[name]["nbytes"] == array.nbytes
+        assert {name for name, row in rows.items() if row["target"]} == {"block.0.weight", "block.1.weight"}
+
+
+# verify
+
+
+def test_verify_accepts_what_factorize_wrote(made: tuple[Path, Path, Result]) -> None:
+    checkpoint, output, _ = made
+    for extra in ((), ("--against", checkpoint)):
+        done = invoke("verify", output, *extra)
+        assert done.exit_code == 0, done.output
+        assert "FAIL" not in done.stdout
+        document = json.loads(invoke("verify", output, *extra, "--json").stdout)
+        assert document["ok"] is True and document["findings"] and all(f["ok"] for f in document["findings"])
+
+
+def test_verify_finds_a_changed_byte_and_another_checkpoint(made: tuple[Path, Path, Result], tmp_path: Path) -> None:
+    checkpoint, output, _ = made
+    data = bytearray(output.read_bytes())
+    data[-3] ^= 0x40
+    harmed = tmp_path / "harmed.safetensors"
+    harmed.write_bytes(data)
+    done = invoke("verify", harmed, "--against", checkpoint)
+    assert done.exit_code == 1 and "FAIL" in done.stdout and "Traceback" not in done.output
+
+    tensors = make_tensors()
+    tensors["block.0.weight"] = tensors["block.0.weight"] + np.float32(1)
+    other = tmp_path / "other.safetensors"
+    save_file(tensors, other)
+    done = invoke("verify", output, "--against", other, "--json")
+    assert done.exit_code == 1
+    assert any(not f["ok"] and f["name"] == "block.0.weight" for f in json.loads(done.stdout)["findings"])
+
+
+def test_verify_refuses_what_is_no_factor_file(checkpoint: Path) -> None:
+    check_refused(invoke("verify", checkpoint), "model.safetensors")
+
+
+# Numbers for people
+
+
+def test_progress_bar_on_a_terminal(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    started = time.monotonic()
+    done = invoke("factorize", checkpoint, "-o", checkpoint.with_name("o.safetensors"), "--effort", "fast")
+    assert done.exit_code == 0, done.output
+    assert "block.1.weight" in done.stdout and "\x1b[" in done.stderr
+    assert time.monotonic() - started < 60

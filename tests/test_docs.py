@@ -1,0 +1,92 @@
+"""The documentation: its Python runs, its commands parse, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from sparsefact.cli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "sparsefact").rglob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    text = page.read_text(encoding="utf-8")
+    found = [m for m in FENCE.finditer(text) if m.group(1) == language]
+    return [(text.count("\n", 0, m.start(2)), m.group(2)) for m in found]
+
+
+def anchors(page: Path) -> set[str]:
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
+def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+    script = ""
+    for line, code in blocks(page, "python"):
+        script += "\n" * (line - script.count("\n")) + code  # a traceback names the line of the page
+    file = tmp_path / f"{page.stem}.py"
+    file.write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_relative_links_and_anchors_exist(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        where, _, anchor = link.partition("#")
+        target = (page.parent / where).resolve() if where else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert ROOT in (target, *target.parents), f"{page.name} links out of the repository: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}, a heading that is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_shown_commands_parse(page: Path) -> None:
+    for language in ("sh", "console"):
+        for _, text in blocks(page, language):
+            for line in text.replace("\\\n", " ").splitlines():
+                for part in line.removeprefix("$ ").split("&&"):
+                    words = shlex.split(part.split("|")[0], comments=True)
+                    words = words[2:] if words[:2] == ["uv", "run"] else words
+                    prompt = language == "sh" or line.startswith("$ ")
+                    if not prompt or words[:1] != ["sparsefact"] or len(words) < 2 or words[1].startswith("-"):
+                        continue
+                    command = app.get_command(click.Context(app), words[1])
+                    assert command is not None, line
+                    if "--help" not in words:
+                        command.make_context(words[1], words[2:])
+
+
+def test_cli_page_names_every_command_and_option() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    context = click.Context(app)
+    for name in app.list_commands(context):
+        assert f"sparsefact {name}" in page
+        section = page.split(f"## `sparsefact {name}", 1)[1].split("\n## ", 1)[0]
+        command = app.get_command(context, name)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                for option in parameter.opts:
+                    assert f"`{option}" in section, f"{name} {option} is not documented"
