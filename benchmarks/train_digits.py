@@ -1,8 +1,8 @@
 """Train the network of `sparsefact demo`: a perceptron 64-256-256-10 on the digits that scikit-learn bundles.
 
-Plain NumPy: mini-batch Adam with decoupled weight decay and a cosine step size. Pixels are divided by 16 during
-training and that division is folded into the first layer afterwards (exactly: 16 is a power of two), so the stored
-network reads raw pixels. Same seed, machine and BLAS thread count: same bytes.
+Plain NumPy: mini-batch Adam with a cosine step size. Pixels are divided by 16 during training and that division is
+folded into the first layer afterwards (exactly: 16 is a power of two), so the stored network reads raw pixels. Same
+seed, machine and BLAS thread count: same bytes.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/train_digits.py      # rewrites the two files of sparsefact/data
     python benchmarks/train_digits.py --output /tmp/digits
@@ -25,7 +25,6 @@ HELD_OUT = 449  # a quarter of the 1797 images
 EPOCHS = 60
 BATCH = 32
 STEP = 1e-3
-DECAY = 0.3  # decoupled: every step shrinks the weights by step * DECAY
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 SEED = 0
 
@@ -79,8 +78,6 @@ def train(inputs: Array, labels: Array, rng: np.random.Generator) -> tuple[list[
             for p, g, m, v in zip(parameters, slopes, first, second, strict=True):
                 m += np.float32(1 - BETA1) * (g - m)
                 v += np.float32(1 - BETA2) * (g * g - v)
-                if p.ndim == 2:
-                    p *= 1 - step * np.float32(DECAY)
                 p -= step * (m / (1 - BETA1**count) / (np.sqrt(v / (1 - BETA2**count)) + EPSILON)).astype(np.float32)
     return weights, biases
 

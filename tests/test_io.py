@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,9 @@ from sparsefact.io.checkpoint import open_checkpoint
 from sparsefact.io.dtypes import DTYPES, code_of
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.io.write import write_tensors
+
+# A busy machine is slow, and that is no failure.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 INDEX = "model.safetensors.index.json"
 DTYPE_LIST = list(DTYPES.values())
@@ -59,6 +62,7 @@ def save(path: Path, **tensors: np.ndarray) -> Path:
 # Reading
 
 
+@PATIENT
 @given(
     tensors=st.dictionaries(NAMES, arrays(), max_size=4),
     texts=st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")), max_size=3),
@@ -78,6 +82,7 @@ def test_what_the_safetensors_package_writes_is_read_identically(tmp_path_factor
             assert file.sha256(name) == hashlib.sha256(array.tobytes()).hexdigest()
 
 
+@PATIENT
 @given(tensors=st.dictionaries(NAMES, arrays(), max_size=4))
 def test_what_is_written_is_read_identically_by_the_safetensors_package(tmp_path_factory, tensors):
     path = tmp_path_factory.mktemp("st") / "a.safetensors"

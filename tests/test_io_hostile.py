@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sparsefact.errors import FormatError
 from sparsefact.io.header import parse_header
 from sparsefact.io.tensor_file import TensorFile
+
+# A busy machine is slow, and that is no failure.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 PLACE = Path("a.safetensors")
 
@@ -181,7 +184,7 @@ def test_the_file_that_is_mutated_is_valid(place):
     assert agrees(place, VALID)
 
 
-@settings(max_examples=400)
+@settings(PATIENT, max_examples=400)
 @given(edits=EDITS, fix=st.booleans())
 def test_mutated_bytes_are_refused_or_read_as_the_package_reads_them(place, edits, fix):
     content = bytearray(VALID)
@@ -221,7 +224,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(PATIENT, max_examples=300)
 @given(
     header=st.dictionaries(
         st.sampled_from(["a", "b", "__metadata__", "", "é\x00"]),
@@ -241,6 +244,7 @@ def test_generated_headers_are_refused_or_read_as_the_package_reads_them(place, 
     )
 
 
+@PATIENT
 @given(content=st.binary(max_size=80))
 def test_random_bytes_are_refused_or_read_as_the_package_reads_them(place, content):
     agrees(place, content)

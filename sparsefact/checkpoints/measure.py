@@ -78,8 +78,8 @@ def magnitude_error(A: NDArray[Any], count: int) -> float:
     Examples
     --------
     >>> import numpy as np
-    >>> magnitude_error(np.array([[3.0, -4.0], [0.0, 12.0]]), 2)
-    0.23076923076923078
+    >>> round(magnitude_error(np.array([[3.0, -4.0], [0.0, 12.0]]), 2), 6)
+    0.230769
     """
     sizes = np.abs(A).reshape(-1)
     largest = float(sizes.max(initial=0.0))

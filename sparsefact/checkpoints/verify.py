@@ -1,11 +1,10 @@
-"""A factor file checked claim by claim, by code that shares nothing with what wrote it but the format's description.
+"""A factor file checked claim by claim, by another way than the one it was written and is loaded by.
 
-docs/format.md is what is checked. The factors are decoded here once more, and errors are recomputed in float64.
+What is checked is docs/format.md: the factors are decoded from its description alone, and errors recomputed in float64.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -134,13 +133,16 @@ def _findings(file: TensorFile, content: Mapping[str, Any], source: Checkpoint |
             yield Finding(name, True, f"{message}; not factorized: {failed[name]}" if name in failed else message)
         except (_Wrong, SparsefactError) as wrong:
             yield Finding(name, False, str(wrong))
-    for name in set(kept) & set(records):
-        yield Finding(name, False, "it is listed both as factorized and as taken over unchanged")
+    for name in dict.fromkeys(kept):
+        if name in records:
+            yield Finding(name, False, "it is listed both as factorized and as taken over unchanged")
+    used |= set(kept)
     for name in file.names:
-        if name not in used and name not in kept:
+        if name not in used:
             yield Finding(name, False, "it is in the file, but nothing in the record accounts for it")
+    used |= set(records)
     for name in source.names if source else ():
-        if name not in records and name not in kept:
+        if name not in used:
             yield Finding(name, False, "it is in the checkpoint, but neither it nor its factors are in the file")
 
 
@@ -202,8 +204,10 @@ def _get(fields: Any, key: str, kind: type, where: str) -> Any:
 
 
 def _number(fields: Any, key: str, where: str) -> float:
-    value = fields.get(key)
-    return float(_get(fields, key, int if isinstance(value, int) else float, where))
+    value = _get(fields, key, int if isinstance(fields.get(key), int) else float, where)
+    if not abs(value) < math.inf or value > 1e300:
+        raise _Wrong(f"{where} has {key!r} outside the numbers that it can be")
+    return float(value)
 
 
 def _shape(fields: Any, where: str) -> tuple[int, int]:
@@ -223,7 +227,10 @@ def _factor(
     where = f"factor {j}"
     try:
         kind, listed = _get(entry, "kind", str, where), _get(entry, "tensors", dict, where)
-        parts = {part: _tensor(listed[part], f"{where}, {quoted(str(part))}", file, used) for part in listed}
+        used |= {
+            part["name"] for part in listed.values() if isinstance(part, dict) and isinstance(part.get("name"), str)
+        }
+        parts = {part: _tensor(listed[part], f"{where}, {quoted(str(part))}", file) for part in listed}
         if kind not in _KINDS or parts.keys() != _PARTS.get(kind, {"values"}):
             raise _Wrong(
                 f"{where} is of kind {quoted(kind)} with the parts {quoted(', '.join(parts))}, which is no kind"
@@ -240,15 +247,13 @@ def _factor(
         return None
 
 
-def _tensor(listed: Any, where: str, file: TensorFile, used: set[str]) -> NDArray[Any]:
+def _tensor(listed: Any, where: str, file: TensorFile) -> NDArray[Any]:
     name, sha256 = _get(listed, "name", str, where), _get(listed, "sha256", str, where)
-    used.add(name)
     if name not in file:
         raise _Wrong(f"{where}: the tensor {quoted(name)} is not in the file")
-    array = file.read(name)
-    if hashlib.sha256(array.tobytes()).hexdigest() != sha256:
+    if file.sha256(name) != sha256:
         raise _Wrong(f"{where}: the tensor {quoted(name)} has another SHA-256 than the recorded one")
-    return array
+    return file.read(name)
 
 
 def _values(stored: NDArray[Any], code: str, where: str) -> NDArray[Any]:

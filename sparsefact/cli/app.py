@@ -33,7 +33,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted: nothing was written, and a file that was there is as it was.", err=True)
+            click.echo("Interrupted: no file was left half-written, and the output is as it was before.", err=True)
             ctx.exit(130)
         except (SparsefactError, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:

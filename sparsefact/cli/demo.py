@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sparsefact import __version__
-from sparsefact.cli.text import console, document, duration, percent
+from sparsefact.cli.table import show_table
+from sparsefact.cli.text import document, duration, percent
 
 if TYPE_CHECKING:
     from sparsefact.cli.digits import Trial
@@ -36,8 +37,14 @@ def demo(output: Path, as_json: bool) -> None:
 
     The network comes with the package; nothing is downloaded and nothing is trained.
     """
+    import os
     import time
 
+    for library in (
+        "OPENBLAS",
+        "MKL",
+    ):  # matrices this small gain nothing from threads, and a busy machine makes them wait
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from sparsefact.cli import digits
     from sparsefact.io.atomic import atomic_write
 
@@ -102,15 +109,10 @@ def _write(file: Path, text: str) -> None:
 
 
 def _show(before: float, total: int, trials: Sequence[Trial]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
     methods = list(dict.fromkeys(trial.method for trial in trials))
-    for name in ("density", "parameters", *methods):
-        table.add_column(name, justify="right")
-    table.add_row("1", f"{total:,}", *[percent(before)] * len(methods))
+    rows = [["1", f"{total:,}", *[percent(before)] * len(methods)]]
     for start in range(0, len(trials), len(methods)):
-        row = trials[start : start + len(methods)]
-        cells = [f"{percent(trial.accuracy)} (error {percent(trial.error)})" for trial in row]
-        table.add_row(f"{row[0].density:g}", f"{max(trial.parameters for trial in row):,}", *cells)
-    console().print(table)
+        part = trials[start : start + len(methods)]
+        cells = [f"{percent(trial.accuracy)} (error {percent(trial.error)})" for trial in part]
+        rows.append([f"{part[0].density:g}", f"{max(trial.parameters for trial in part):,}", *cells])
+    show_table(["density", "parameters", *methods], rows)

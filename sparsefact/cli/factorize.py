@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sparsefact.cli.failure import BadInput
-from sparsefact.cli.text import console, document, duration, milliseconds, percent, printable, shape_text, size
+from sparsefact.cli.table import show_table
+from sparsefact.cli.text import document, duration, milliseconds, percent, printable, shape_text, size
 
 if TYPE_CHECKING:
     from sparsefact.checkpoints.plan import Plan
@@ -86,8 +87,6 @@ def factorize(
 
 
 def _show_plan(work: Plan, *, as_json: bool) -> None:
-    from rich.table import Table
-
     from sparsefact.cli.contents import describe_plan
 
     described = describe_plan(work)
@@ -95,24 +94,21 @@ def _show_plan(work: Plan, *, as_json: bool) -> None:
         click.echo(document(described))
         return
     rows = described["tensors"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("shape", justify="right")
-    table.add_column("dtype")
-    table.add_column("size", justify="right")
-    table.add_column("nonzeros of both factors", justify="right")
-    table.add_column("what happens")
-    for row in rows:
-        budget = f"{row['budget']:,}" if row["target"] else ""
-        table.add_row(
-            printable(row["name"]),
-            shape_text(row["shape"]),
-            row["dtype"],
-            size(row["nbytes"]),
-            budget,
-            "factorized" if row["target"] else f"copied: {row['reason']}",
-        )
-    console().print(table)
+    show_table(
+        ["tensor", "shape", "dtype", "size", "nonzeros of\nboth factors", "what happens"],
+        [
+            [
+                printable(row["name"]),
+                shape_text(row["shape"]),
+                row["dtype"],
+                size(row["nbytes"]),
+                f"{row['budget']:,}" if row["target"] else "",
+                "factorized" if row["target"] else printable(f"copied: {row['reason']}"),
+            ]
+            for row in rows
+        ],
+        left=(0, 2, 5),
+    )
     targets = [row for row in rows if row["target"]]
     share, total = (sum(row["nbytes"] for row in part) for part in (targets, rows))
     click.echo(
@@ -122,28 +118,26 @@ def _show_plan(work: Plan, *, as_json: bool) -> None:
 
 
 def _show_report(report: RunReport) -> None:
-    from rich.table import Table
-
     done = [matrix for matrix in report.matrices if matrix.status != "failed"]
     if done:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("matrix", overflow="fold")
-        for name in ("shape", "density", "error", "magnitude\npruning", "before", "after", "dense\nproduct"):
-            table.add_column(name, justify="right")
-        table.add_column("factorized\nproduct", justify="right")
-        for matrix in done:
-            table.add_row(
-                printable(matrix.name),
-                shape_text(matrix.shape),
-                f"{matrix.density:.4f}",
-                percent(matrix.error),
-                percent(matrix.magnitude_error),
-                size(matrix.bytes_before),
-                size(matrix.bytes_after),
-                milliseconds(matrix.dense_ms),
-                milliseconds(matrix.factor_ms),
-            )
-        console().print(table)
+        products = ["dense\nproduct", "factorized\nproduct"]
+        show_table(
+            ["matrix", "shape", "density", "error", "magnitude\npruning", "before", "after", *products],
+            [
+                [
+                    printable(matrix.name),
+                    shape_text(matrix.shape),
+                    f"{matrix.density:.4f}",
+                    percent(matrix.error),
+                    percent(matrix.magnitude_error),
+                    size(matrix.bytes_before),
+                    size(matrix.bytes_after),
+                    milliseconds(matrix.dense_ms),
+                    milliseconds(matrix.factor_ms),
+                ]
+                for matrix in done
+            ],
+        )
     if report.copied:
         names = [printable(name) for name in report.copied[:_NAMES_SHOWN]]
         more = len(report.copied) - len(names)

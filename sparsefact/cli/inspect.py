@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from sparsefact.cli.text import console, document, percent, printable, shape_text, size
+from sparsefact.cli.table import show_table
+from sparsefact.cli.text import document, percent, printable, shape_text, size
 
 __all__ = ["inspect"]
 
@@ -34,25 +35,26 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 def _show_factors(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
     matrices = found["matrices"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("matrix", overflow="fold")
-    for name in ("shape", "dtype", "nonzeros", "density", "error", "factors", "size"):
-        table.add_column(name, justify="right")
-    for matrix in matrices:
-        table.add_row(
-            printable(matrix["name"]),
-            shape_text(matrix["shape"]),
-            matrix["dtype"],
-            f"{matrix['nnz']:,}",
-            f"{matrix['density']:.4f}",
-            percent(matrix["error"]),
-            " @ ".join(f"{factor['kind']} {shape_text(factor['shape'])}" for factor in matrix["factors"]),
-            size(matrix["nbytes"]),
-        )
-    console().print(table)
+    show_table(
+        ["matrix", "shape", "dtype", "nonzeros", "density", "error", "size", "factors"],
+        [
+            [
+                printable(matrix["name"]),
+                shape_text(matrix["shape"]),
+                printable(matrix["dtype"]),
+                f"{matrix['nnz']:,}",
+                f"{matrix['density']:.4f}",
+                percent(matrix["error"]),
+                size(matrix["nbytes"]),
+                printable(
+                    " @ ".join(f"{factor['kind']} {shape_text(factor['shape'])}" for factor in matrix["factors"])
+                ),
+            ]
+            for matrix in matrices
+        ],
+        left=(0, 2, 7),
+    )
     copied, failed = found["copied"], found["failed"]
     if copied:
         names = ", ".join(printable(name) for name in copied[:_NAMES_SHOWN])
@@ -68,19 +70,21 @@ def _show_factors(found: dict[str, Any]) -> None:
 
 
 def _show_tensors(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
     rows = found["tensors"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("shape", justify="right")
-    table.add_column("dtype")
-    table.add_column("size", justify="right")
-    table.add_column("what can happen")
-    for row in rows:
-        happens = "can be factorized" if row["target"] else f"copied: {row['reason']}"
-        table.add_row(printable(row["name"]), shape_text(row["shape"]), row["dtype"], size(row["nbytes"]), happens)
-    console().print(table)
+    show_table(
+        ["tensor", "shape", "dtype", "size", "what can happen"],
+        [
+            [
+                printable(row["name"]),
+                shape_text(row["shape"]),
+                row["dtype"],
+                size(row["nbytes"]),
+                "can be factorized" if row["target"] else printable(f"copied: {row['reason']}"),
+            ]
+            for row in rows
+        ],
+        left=(0, 2, 4),
+    )
     targets = [row["nbytes"] for row in rows if row["target"]]
     click.echo(
         f"a checkpoint of {len(rows)} tensors, {size(sum(row['nbytes'] for row in rows))}; "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sparsefact.cli.text import console, duration, percent, printable
+from sparsefact.cli.text import duration, percent, printable, shortened
 
 if TYPE_CHECKING:
     from sparsefact.checkpoints.plan import Plan
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["show_progress"]
 
 _QUIET_SECONDS = 30.0  # off a terminal, a long matrix speaks at most this often
+_BAR = 10
+_REST = _BAR + len("  100 %  iteration 50/50, error 12.34 %  0:00:00 ")
 
 
 @contextlib.contextmanager
@@ -29,7 +31,9 @@ def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
     plan : Plan
         What is going to run; the bar advances by the arithmetic each matrix costs.
     """
-    screen = console(stderr=True)
+    from rich.console import Console
+
+    screen = Console(stderr=True, markup=False, highlight=False, emoji=False)
     if not screen.is_terminal:
         yield _Lines()
         return
@@ -37,7 +41,7 @@ def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
 
     with Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=_BAR),
         TextColumn("{task.percentage:>3.0f} %", markup=False),
         TextColumn("{task.fields[detail]}", markup=False),
         TimeRemainingColumn(),
@@ -58,9 +62,10 @@ def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
                 screen.print(_line(event), style="red", soft_wrap=True)
             share = event.iteration / event.iterations if event.kind == "progress" and event.iterations else 0.0
             ended = event.kind in ("done", "failed")
+            count = f"[{event.index + 1}/{event.total}] "
             progress.update(
                 task,
-                description=f"[{event.index + 1}/{event.total}] {printable(event.name)}",
+                description=count + shortened(printable(event.name), screen.width - len(count) - _REST),
                 detail=_detail(event),
                 completed=sum(costs[: event.index + ended]) + share * costs[event.index],
             )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["console", "document", "duration", "milliseconds", "percent", "printable", "shape_text", "size"]
+__all__ = ["document", "duration", "milliseconds", "percent", "printable", "shape_text", "shortened", "size"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -99,6 +96,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shortened(text: str, length: int) -> str:
+    """Return `text` in at most `length` characters (but at least 4), the middle left out: both ends of a name tell.
+
+    Examples
+    --------
+    >>> shortened("encoder.layer.11.output.dense.weight", 20)
+    'encoder....se.weight'
+    """
+    if len(text) <= max(length, 4):
+        return text
+    kept = max(length, 4) - 3
+    return text[: kept // 2] + "..." + text[len(text) - (kept - kept // 2) :]
+
+
 def document(value: Any) -> str:
     """Return `value` as one JSON document; NaN and infinity, which JSON lacks, become null.
 
@@ -124,13 +135,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is; off a terminal its lines are not cut to 80 columns."""
-    from rich.console import Console
-
-    found = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    if not found.is_terminal:
-        found.width = 240
-    return found

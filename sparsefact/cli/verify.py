@@ -36,8 +36,7 @@ def verify(output: Path, against: Path | None, as_json: bool) -> None:
         for finding in report.findings:
             word = "ok  " if finding.ok else "FAIL"
             click.echo(f"{word}  {printable(finding.name)}: {printable(finding.message)}")
-        bad = sum(not finding.ok for finding in report.findings)
-        total = len(report.findings)
-        click.echo(f"{total} findings, all as the file says" if report.ok else f"{bad} of {total} findings are wrong")
+        bad, total = sum(not finding.ok for finding in report.findings), len(report.findings)
+        click.echo(f"{total} checks, all passed" if report.ok else f"{bad} of {total} checks failed")
     if not report.ok:
         raise click.exceptions.Exit(1)

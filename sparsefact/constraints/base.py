@@ -153,9 +153,10 @@ def check_count(name: str, value: Any) -> int:
 
 
 def density_of(count: int, entries: int) -> float:
-    """Return the shortest decimal fraction of `entries` that is `count` after rounding down, for ``0 < count <= entries``."""
+    """Return the shortest decimal d with ``floor(d * entries) == count``, where ``0 < count <= entries``."""
     for digits in range(1, 18):
-        density = -(-count * 10**digits // entries) / 10**digits
+        scale: int = 10**digits
+        density = -(-count * scale // entries) / scale
         if math.floor(density * entries) == count:
             return density
     density = count / entries

@@ -88,7 +88,7 @@ class DoubleSparse:
         if left_density is not None:
             left_density = check_density("left_density", left_density)
             left_nnz = math.floor(left_density * (m * inner))
-            least, most = _split_bounds(m, n, inner, budget)
+            least, most = _left_bounds(m, n, inner, budget)
             if not least <= left_nnz <= most:
                 raise BudgetError(
                     f"left_density={left_density} gives the left factor {left_nnz} of {budget} nonzeros, but it must "
@@ -125,6 +125,11 @@ class DoubleSparse:
         return self.inner
 
     @property
+    def left_bounds(self) -> tuple[int, int]:
+        """The fewest and the most nonzeros F1 may get for both factors to have some, and none more than entries."""
+        return _left_bounds(*self.shape, self._inner, self.budget)
+
+    @property
     def T(self) -> DoubleSparse:
         """The constraint of the transposed pair (F2.T, F1.T): the shape reversed, a fixed split carried over.
 
@@ -149,10 +154,10 @@ class DoubleSparse:
         Raises
         ------
         BudgetError
-            If either factor would get none, or more than it has entries.
+            If `left_nnz` is outside `left_bounds`.
         """
         left_nnz = check_int("left_nnz", left_nnz, 0)
-        least, most = _split_bounds(*self.shape, self._inner, self.budget)
+        least, most = self.left_bounds
         if not least <= left_nnz <= most:
             raise BudgetError(
                 f"left_nnz={left_nnz} of a budget of {self.budget} is not possible for factors of shapes "
@@ -255,8 +260,7 @@ class DoubleSparse:
                 )
 
 
-def _split_bounds(m: int, n: int, inner: int, budget: int) -> tuple[int, int]:
-    """Return the fewest and the most nonzeros of F1 for which both factors have some, and none more than entries."""
+def _left_bounds(m: int, n: int, inner: int, budget: int) -> tuple[int, int]:
     return max(1, budget - inner * n), min(m * inner, budget - 1)
 
 

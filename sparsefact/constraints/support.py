@@ -53,7 +53,7 @@ class Support:
     _hash: int | None
 
     def __init__(self, mask: Any) -> None:
-        if np.ndim(mask) != 2 if not is_sparse(mask) else mask.ndim != 2:
+        if np.ndim(mask) != 2:
             raise ShapeError(f"mask has shape {np.shape(mask)}; a 2-D array (rows, columns) is expected, reshape it")
         if is_sparse(mask):
             rows, cols = nonzero_indices(mask)

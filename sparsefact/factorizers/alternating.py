@@ -46,8 +46,10 @@ __all__ = ["Alternating"]
 _OUTER = {"fast": 16, "balanced": 50, "high": 250}
 # A refit that gains less than this, relatively, has stalled.
 _STALLED = 1e-3
-# Entries of each factor that the split looks at.
-_SAMPLE = 1 << 16
+# A rank-one term this small, relative to the largest, is ended.
+_VANISHED = 1e-10
+# Entries of both factors that the split looks at.
+_SAMPLE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Alternating:
     True
     """
 
-    inner: Any = field(default_factory=lambda: ADMM(iterations=5, selections=2, refit=False))
+    inner: Any = field(default_factory=lambda: ADMM(iterations=5, selections=2, rho=0.6, refit=False))
     effort: Literal["fast", "balanced", "high"] = "balanced"
     outer: int | None = None
     refits: int = 4
@@ -117,6 +119,9 @@ class Alternating:
         inner = self.inner.at(fraction) if hasattr(self.inner, "at") else self.inner
         for side in state.order:
             state.half_step(side, inner)
+        alive = state.share_scale()
+        if fraction <= 0.5:
+            state.revive(alive)
         if 0.03 <= fraction <= 0.8:
             state.move_split()
         state.iteration += 1
@@ -131,7 +136,7 @@ class Alternating:
         explanation = state.explain()
         state.leave_search()
         errors = [state.error()]
-        best = state.values
+        best = list(state.values)
         settled = False
         for _ in range(self.refits):
             state.refit()
@@ -162,15 +167,19 @@ class _State:
         (m, k), (_, n) = problem.shapes
         self.sizes = (m * k, k * n)
         self.weight = None if problem.gram is None else _weights(problem.gram)
+        # Squares of what is larger or smaller than this could leave the range of float32.
+        largest = float(abs(problem.matrix).max())
+        self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else largest
+        self.whole = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
         # The matrix of the search: columns scaled by the root of the gram's diagonal.
-        self.matrix = problem.matrix if self.weight is None else problem.matrix * self.weight
+        self.matrix = self.whole if self.weight is None else self.whole * self.weight
         self.gram: NDArray[Any] | None = None
         self.norm = self._norm(self.matrix)
         self.order = (0, 1) if m * k <= k * n else (1, 0)
         self.left_nnz = self._first_split()
         self.constraints = self._constraints()
         self.warm: list[Any] = [None, None]
-        self.values: list[NDArray[Any]] = self._start()
+        self.values: list[Any] = self._start()
         self.masks: list[NDArray[np.bool_]] = []
 
     def _first_split(self) -> int:
@@ -204,6 +213,7 @@ class _State:
         (m, k), (_, n) = problem.shapes
         if problem.start is not None:
             left, right = problem.start
+            right = right / right.dtype.type(self.unit)
             right = right if self.weight is None else right * self.weight
             return [xp.ascontiguousarray(left.T), xp.ascontiguousarray(right)]
         small, large = self.order
@@ -224,23 +234,28 @@ class _State:
 
     def half_step(self, side: int, inner: Any) -> None:
         """Improve one factor with the other one fixed."""
-        start = None if self.warm[side] is not None else self.values[side]
-        self.values[side] = self.values[1 - side][:0]
-        objective = self._objective(side)
         problem = MinimizeProblem(
-            objective, self.constraints[side], self.backend, start, self.problem.seed, expendable=True
+            self._objective(side), self.constraints[side], self.backend, self.values[side], self.problem.seed, expendable=True
         )
+        if hasattr(self.warm[1 - side], "value"):
+            # The fixed factor is a whole matrix that the half-step does not need, and its state can give it again.
+            self.values[1 - side] = None
+        self.values[side] = None
         state = inner.init(problem, self.warm[side])
-        del objective
         for _ in range(inner.iterations):
             inner.step(problem, state)
         self.values[side] = inner.finish(problem, state).value
-        if hasattr(state, "release"):
-            state.release()
         self.warm[side] = state
 
+    def factor(self, side: int) -> NDArray[Any]:
+        """Return the present factor as a matrix of `inner` rows."""
+        if self.values[side] is None:
+            self.values[side] = self.warm[side].value()
+        value: NDArray[Any] = self.values[side]
+        return value
+
     def _objective(self, side: int) -> Quadratic:
-        fixed = self.values[1 - side]
+        fixed = self.factor(1 - side)
         target = self.matrix if side == 1 else self.matrix.T
         weighted = fixed.conj()
         right_gram = None
@@ -251,30 +266,71 @@ class _State:
                 right_gram, target = self.gram, target @ self.gram
         return Quadratic(weighted @ fixed.T, weighted @ target, right_gram)
 
+    def share_scale(self) -> NDArray[np.bool_] | None:
+        """Give the two sides of every rank-one term the same norm, and end the terms that have vanished.
+
+        The product does not change; without this the norms of a dying term drift apart until they overflow.
+        """
+        if not all(hasattr(state, "rescale") for state in self.warm):
+            return None
+        norms = [np.linalg.norm(self.warm[side].value(), axis=1) for side in (0, 1)]
+        size = norms[0] * norms[1]
+        alive = size > _VANISHED * size.max(initial=0)
+        for side, (own, other) in enumerate((norms, norms[::-1])):
+            factor = np.where(alive, np.sqrt(np.where(alive, other, 1) / np.where(alive, own, 1)), 0)
+            self.warm[side].rescale(factor.astype(own.dtype)[:, None])
+            self.values[side] = None
+        return alive
+
+    def revive(self, alive: NDArray[np.bool_] | None) -> None:
+        """Start every vanished rank-one term again, from a row (or column) of the residual: the largest first.
+
+        The terms start as they do at the very beginning, with one entry in the smaller factor.
+        """
+        if alive is None or alive.all():
+            return
+        small, large = self.order
+        residual = self.factor(0).T @ self.factor(1)
+        np.subtract(self.matrix, residual, out=residual)
+        residual = residual if large == 1 else residual.T
+        norms = np.linalg.norm(residual, axis=1)
+        dead = np.flatnonzero(~alive)[: norms.size]
+        chosen = np.argsort(-norms, kind="stable")[: dead.size]
+        chosen = chosen[norms[chosen] > _VANISHED * self.norm]
+        dead = dead[: chosen.size]
+        roots = np.sqrt(norms[chosen])
+        self.warm[small].restart(dead, chosen, roots)
+        self.warm[large].restart(dead, None, residual[chosen] / roots[:, None])
+        self.values = [None, None]
+
     def move_split(self) -> None:
         """Move budget to the factor whose smallest kept entries contribute more."""
         joint = self.problem.constraints
         if not isinstance(joint, DoubleSparse) or joint.left_nnz is not None:
             return
-        samples = []
-        for side, state in enumerate(self.warm):
-            if not hasattr(state, "t"):
-                return
-            stride = max(1, math.ceil(self.sizes[side] / _SAMPLE))
-            samples.append((abs(state.t.reshape(-1)[::stride]), stride))
-        values = np.concatenate([sample for sample, _ in samples])
-        counts = np.concatenate([np.full(sample.size, stride) for sample, stride in samples])
-        descending = np.argsort(-values, kind="stable")
-        taken = descending[np.cumsum(counts[descending]) <= joint.budget]
-        left = int(counts[taken[taken < samples[0][0].size]].sum())
-        allowed = self._allowed(left)
+        if not all(hasattr(state, "t") for state in self.warm):
+            return
+        # One stride for both, so that every sampled entry stands for as many.
+        stride = -(-sum(self.sizes) // _SAMPLE)
+        left, right = (abs(state.t.reshape(-1)[::stride]) for state in self.warm)
+        both = np.concatenate([left, right])
+        count = min(both.size, max(1, round(joint.budget / stride)))
+        threshold = np.partition(both, both.size - count)[both.size - count]
+        above, equal = (
+            [np.count_nonzero(compare(sample, threshold)) for sample in (left, right)] for compare in (np.greater, np.equal)
+        )
+        # Entries equal to the threshold are shared in proportion.
+        chosen = above[0] + (count - sum(above)) * equal[0] / max(1, sum(equal))
+        wanted = chosen / count * joint.budget
+        allowed = self._allowed(round(wanted))
         if allowed != self.left_nnz:
             self.left_nnz = allowed
             self.constraints = self._constraints()
 
     def error(self) -> float:
         """Return the relative error of the present factors in the loss that is being minimised."""
-        residual = self.matrix - self.values[0].T @ self.values[1]
+        residual = self.factor(0).T @ self.factor(1)
+        np.subtract(self.matrix, residual, out=residual)
         return self._norm(residual) / self.norm if self.norm else self._norm(residual)
 
     def _norm(self, x: NDArray[Any]) -> float:
@@ -285,26 +341,35 @@ class _State:
 
     def leave_search(self) -> None:
         """Go from the search to the refit: keep the supports, and take the gram in full."""
-        self.masks = [state.mask if hasattr(state, "mask") else value != 0 for state, value in zip(self.warm, self.values, strict=True)]
+        self.values = [self.factor(side) for side in (0, 1)]
+        for side, (constraint, state) in enumerate(zip(self.constraints, self.warm, strict=True)):
+            value = self.values[side]
+            mask = state.mask if hasattr(state, "mask") else value != 0
+            if int(mask.sum()) > constraint.count(value.shape):
+                # Ended early, just after the split moved or a term was started again.
+                mask = constraint.mask(state.t * mask if hasattr(state, "t") else value)
+                self.values[side] = value * mask
+            self.masks.append(mask)
         self.warm = [None, None]
         if self.weight is not None:
             self.values[1] = self.values[1] / self.weight
-            self.matrix, self.gram = self.problem.matrix, self.problem.gram
+            self.matrix, self.gram = self.whole, self.problem.gram
             self.norm = self._norm(self.matrix)
 
     def refit(self) -> None:
         """Refit both factors on their supports, the smaller one first."""
         for side in self.order:
-            _unit_rows(self.values[1 - side])
+            self.values[1 - side] = _unit_rows(self.values[1 - side])
             self.values[side] = refit(self._objective(side), self.masks[side], self.values[side], self.backend)
 
     def balance(self) -> None:
-        """Share the scale of every rank-one term evenly between the two factors."""
-        left, right = (np.sqrt((abs(value) ** 2).sum(axis=1)) for value in self.values)
+        """Share the scale of every rank-one term, and the unit of the matrix, evenly between the two factors."""
+        left, right = (np.linalg.norm(value, axis=1) for value in self.values)
         both = (left > 0) & (right > 0)
         ratio = np.sqrt(np.where(both, right, 1) / np.where(both, left, 1)).astype(left.dtype)[:, None]
-        self.values[0] *= ratio
-        self.values[1] /= ratio
+        unit = left.dtype.type(math.sqrt(self.unit))
+        self.values[0] *= ratio * unit
+        self.values[1] *= unit / ratio
 
     def explain(self) -> str:
         """Say what the search did."""
@@ -333,9 +398,10 @@ def _spread(rows: NDArray[Any], k: int, seed: int) -> NDArray[Any]:
     return np.concatenate([rows, mixing.astype(rows.real.dtype) @ rows])
 
 
-def _unit_rows(x: NDArray[Any]) -> None:
-    norms = np.sqrt((abs(x) ** 2).sum(axis=1))
-    x /= np.where(norms > 0, norms, 1).astype(norms.dtype)[:, None]
+def _unit_rows(x: NDArray[Any]) -> NDArray[Any]:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    scaled: NDArray[Any] = x / np.where(norms > 0, norms, 1).astype(norms.dtype)
+    return scaled
 
 
 def _weights(gram: NDArray[Any]) -> NDArray[Any]:

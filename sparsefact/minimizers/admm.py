@@ -58,7 +58,8 @@ class ADMM:
     ridge : float
         Added to the unit diagonal.
     refit : bool
-        End with the exact minimiser on the support.
+        End with the exact minimiser on the support; or on the first support that was chosen (that of the thresholded
+        unconstrained solution, without an `init`), where that is lower.
     report_every : int
         Iterations between two reports of the objective.
 
@@ -80,7 +81,7 @@ class ADMM:
 
     iterations: int = 40
     selections: int = 30
-    rho: float = 0.6
+    rho: float = 1.0
     rho_start: float = 0.3
     first_rho: float | None = None
     ridge: float = 1e-2
@@ -138,7 +139,9 @@ class ADMM:
         problem.backend.admm_update(state.primal, state.t, state.mask)
         if state.iteration < self.selections:
             mask = problem.constraint.mask(state.t)
-            state.settled = not problem.expendable and bool((mask == state.mask).all())
+            if not problem.expendable:
+                state.settled = bool((mask == state.mask).all())
+                state.first_mask = mask if state.first_mask is None else state.first_mask
             state.mask = mask
         state.iteration += 1
 
@@ -148,9 +151,14 @@ class ADMM:
 
     def finish(self, problem: MinimizeProblem, state: ADMMState) -> Outcome:
         """Return Z, or the exact minimiser on its support."""
+        state.release()
         value = state.value()
         if self.refit:
             value = refit(problem.objective, state.mask, value, problem.backend)
+            if state.first_mask is not None and not state.settled:
+                other = refit(problem.objective, state.first_mask, value * state.first_mask, problem.backend)
+                if problem.objective.value(other) < problem.objective.value(value):
+                    value = other
         return Outcome(value, Status.STATIONARY if self.refit and state.settled else Status.LIMIT)
 
 
@@ -163,6 +171,7 @@ class ADMMState:
     __slots__ = (
         "backend",
         "cross",
+        "first_mask",
         "iteration",
         "mask",
         "primal",
@@ -178,10 +187,11 @@ class ADMMState:
     t: NDArray[Any]
     mask: NDArray[np.bool_]
     primal: NDArray[Any]
-    rhs: NDArray[Any] | None
+    rhs: NDArray[Any]
 
     def __init__(self, objective: Quadratic, ridge: float, backend: Backend, *, overwrite: bool) -> None:
-        self.backend, self.iteration, self.settled, self.rho, self.rhs = backend, 0, False, 0.0, None
+        self.backend, self.iteration, self.settled, self.rho = backend, 0, False, 0.0
+        self.first_mask: NDArray[np.bool_] | None = None
         self.scale = _scales(objective.gram)[:, None]
         gram = objective.gram if overwrite else objective.gram.copy()
         _rescale(gram, 1 / self.scale, 1 / self.scale.T)
@@ -198,10 +208,13 @@ class ADMMState:
 
     def start(self, first: float, *, keep_gram: bool) -> None:
         """Do the first linear solve with the penalty `first`, and prepare those that follow with `rho`."""
-        rhs = self.backend.xp.empty_like(self.cross)
-        self.backend.admm_rhs(self.cross, self.t, self.mask, first, rhs)
-        self.primal = self.system.solve_once(rhs, first)
-        self.system.prepare(self.rho, keep_gram=keep_gram)
+        repeats = first == self.rho
+        self.system.prepare(first, keep_gram=keep_gram or not repeats)
+        self.rhs, self.primal = (self.backend.xp.empty_like(self.cross) for _ in range(2))
+        self.backend.admm_rhs(self.cross, self.t, self.mask, first, self.rhs)
+        self.primal = self.system.solve(self.rhs, self.primal)
+        if not repeats:
+            self.system.prepare(self.rho, keep_gram=keep_gram)
 
     def solve(self, rho: float) -> None:
         """Solve for the primal variable with the penalty `rho`."""
@@ -210,8 +223,6 @@ class ADMMState:
             self.backend.xp.multiply(self.t, self.rho / rho, out=self.t, where=~self.mask)
             self.system.prepare(rho, keep_gram=True)
             self.rho = rho
-        if self.rhs is None:
-            self.rhs = self.backend.xp.empty_like(self.cross)
         self.backend.admm_rhs(self.cross, self.t, self.mask, rho, self.rhs)
         self.primal = self.system.solve(self.rhs, self.primal)
 
@@ -220,6 +231,22 @@ class ADMMState:
         z = self.t * self.mask
         _rescale(z, 1 / self.scale, 1 / self.right_scale)
         return z
+
+    def rescale(self, factor: NDArray[Any]) -> None:
+        """Change the variables of a released state: row i is multiplied by factor[i, 0], and emptied where that is zero."""
+        alive = factor > 0
+        if not alive.all():
+            self.t[~alive[:, 0]] = 0
+        self.scale = self.backend.xp.where(alive, self.scale / self.backend.xp.where(alive, factor, 1), 1)
+
+    def restart(self, rows: NDArray[Any], columns: NDArray[Any] | None, values: NDArray[Any]) -> None:
+        """Set emptied rows of a released state anew: one entry in each row, or (without `columns`) all of it."""
+        self.mask[rows] = columns is None
+        if columns is None:
+            self.t[rows] = values
+        else:
+            self.t[rows, columns] = values
+            self.mask[rows, columns] = True
 
     def release(self) -> None:
         """Drop the workspace."""
@@ -233,16 +260,15 @@ class _OneSided:
     def __init__(self, gram: NDArray[Any], ridge: float, backend: Backend) -> None:
         self.gram: NDArray[Any] | None = gram
         self.backend, self.diagonal = backend, gram.diagonal() + ridge
+        self.inverse: NDArray[Any] | None = None
 
     def _shifted(self, rho: float) -> NDArray[Any]:
         assert self.gram is not None
         self.gram.reshape(-1)[:: self.gram.shape[0] + 1] = self.diagonal + rho
         return self.gram
 
-    def solve_once(self, rhs: NDArray[Any], rho: float) -> NDArray[Any]:
-        return self.backend.spd_solve(self._shifted(rho), rhs)
-
     def prepare(self, rho: float, *, keep_gram: bool) -> None:
+        self.inverse = None
         self.inverse = self.backend.spd_inverse(self._shifted(rho))
         if not keep_gram:
             self.gram = None
@@ -265,15 +291,12 @@ class _TwoSided:
     def prepare(self, rho: float, *, keep_gram: bool) -> None:
         self.rho = rho
 
-    def solve_once(self, rhs: NDArray[Any], rho: float) -> NDArray[Any]:
+    def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
         q, r = self.vectors, self.right_vectors
         inner = q.conj().T @ rhs @ r
-        inner /= self.values[:, None] * self.right_values[None, :] + self.values.dtype.type(rho)
+        inner /= self.values[:, None] * self.right_values[None, :] + self.values.dtype.type(self.rho)
         solved: NDArray[Any] = q @ inner @ r.conj().T
         return solved
-
-    def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        return self.solve_once(rhs, self.rho)
 
 
 def _scales(gram: NDArray[Any]) -> NDArray[Any]:

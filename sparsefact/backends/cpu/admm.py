@@ -12,7 +12,7 @@ from sparsefact.backends.cpu.threads import over_ranges
 
 __all__ = ["admm_rhs", "admm_update"]
 
-_GRAIN = 1 << 18
+_GRAIN = 1 << 21
 
 
 def admm_update(b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:

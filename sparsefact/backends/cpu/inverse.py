@@ -1,51 +1,77 @@
-"""The inverse of a Hermitian positive definite matrix: half the work of a general inverse, through LAPACK's potri."""
+"""The inverse of a Hermitian positive definite matrix by panels: ``G = L L^H``, then ``G^-1 = L^-H L^-1``.
+
+All the work is in matrix products with NumPy's own BLAS; the diagonal blocks are compiled code. SciPy's LAPACK would
+bring a second BLAS with threads of its own, and in a loop that alternates between the two their idle threads hold the
+cores against each other: potri on a 128 x 128 matrix then takes 100 ms and more instead of 0.2.
+
+========  ==================================================
+``root``  L^-1, (p, p)
+``w``     columns of a panel
+========  ==================================================
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
+from sparsefact.backends.cpu.cholesky import cholesky, invert_lower
 from sparsefact.errors import ArgumentError, NonFiniteError
 
 __all__ = ["spd_inverse"]
 
-_TILE = 64
+_PANEL = 64
+_WIDE = 256
 
 
 def spd_inverse(g: NDArray[Any]) -> NDArray[Any]:
     """Return the inverse of a Hermitian positive definite matrix, full, in the dtype of `g`."""
+    dtype = g.dtype.newbyteorder("=")
     p = g.shape[0]
-    if p == 0:
-        return g.copy()
-    letter = {"f": "s", "d": "d", "F": "c", "D": "z"}[g.dtype.char]
-    potrf, potri = getattr(lapack, f"{letter}potrf"), getattr(lapack, f"{letter}potri")
-    # The transpose of a C-ordered copy is what LAPACK wants in place, and its upper triangle is our lower one,
-    # conjugated for complex matrices, as is then the result.
-    work = np.array(g, dtype=g.dtype.newbyteorder("="), order="C").T
-    factor, info = potrf(work, lower=0, clean=0, overwrite_a=1)
-    if info == 0:
-        inverse, info = potri(factor, lower=0, overwrite_c=1)
-    if info != 0:
-        _explain(g, info)
-    result: NDArray[Any] = inverse.T
-    if not np.isfinite(result.diagonal().real).all():
-        _explain(g, p)
-    for start in range(0, p, _TILE):
-        stop = min(start + _TILE, p)
+    lower, root = np.zeros((2, p, p), dtype=dtype)
+    for start in range(0, p, _PANEL):
+        stop = min(start + _PANEL, p)
+        panel = g[start:, start:stop] - lower[start:, :start] @ lower[start:stop, :start].conj().T
+        diagonal = _inverse_of_factor(panel[: stop - start], dtype)
+        if diagonal is None:
+            _explain(g)
+        lower[stop:, start:stop] = panel[stop - start :] @ diagonal.conj().T
+        root[start:stop, :start] = -diagonal @ (lower[start:stop, :start] @ root[:start, :start])
+        root[start:stop, start:stop] = diagonal
+    # above a panel's rows its columns of L^-1 are zero, so every product starts there
+    result: NDArray[Any] = lower
+    for start in range(0, p, _WIDE):
+        stop = min(start + _WIDE, p)
+        np.matmul(root[start:, start:stop].conj().T, root[start:, :stop], out=result[start:stop, :stop])
+    for start in range(0, p, _PANEL):
+        stop = min(start + _PANEL, p)
         result[start:stop, stop:] = result[stop:, start:stop].conj().T
-        tile = result[start:stop, start:stop]
-        tile[...] = np.tril(tile) + np.tril(tile, -1).conj().T
+        below = np.tril(result[start:stop, start:stop], -1)
+        result[start:stop, start:stop] = below + below.conj().T + np.diag(result.diagonal()[start:stop].real)
     return result
 
 
-def _explain(g: NDArray[Any], info: int) -> None:
-    bad = np.count_nonzero(~np.isfinite(g))
+def _inverse_of_factor(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return ``L^-1`` of a small matrix, or None if it is not positive definite and finite."""
+    w = block.shape[0]
+    padded = np.eye(-(-w // 4) * 4, dtype=dtype)
+    padded[:w, :w] = block
+    inv, least = np.zeros((2, len(padded)), dtype=padded.real.dtype)
+    cholesky(padded, len(padded), inv, least, dtype.type(0))
+    if not (np.isfinite(inv).all() and inv.all()):
+        return None
+    out = np.zeros((w, w), dtype=dtype)
+    invert_lower(padded, inv, out)
+    return out
+
+
+def _explain(g: NDArray[Any]) -> NoReturn:
+    bad = np.count_nonzero(~np.isfinite(np.tril(g)))
     if bad:
         raise NonFiniteError(f"g holds {bad} NaN or infinite entries; a matrix to invert must be finite")
     raise ArgumentError(
-        f"g must be positive definite to working precision ({g.dtype}), but its leading minor of order {info} is not; "
+        f"g must be positive definite to working precision ({g.dtype}), and its Cholesky factorization fails; "
         "add a multiple of the identity"
     )

@@ -2,7 +2,8 @@
 
 Kernels release the interpreter lock, divide as IEEE 754 says, never start threads of their own (the workqueue layer
 aborts when two threads enter it, and OpenMP does not survive a fork) and are cached on disk where that is possible.
-They are compiled for a dtype when they first meet it.
+They are compiled for a dtype when they first meet it. A kernel that calls another lives in the same file, since the
+cache is renewed when that file changes and looks at no other.
 """
 
 from __future__ import annotations

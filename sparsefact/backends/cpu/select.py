@@ -21,7 +21,7 @@ from sparsefact.backends.protocol import Per
 __all__ = ["block_mask", "kth_largest_abs", "nm_mask", "topk_mask"]
 
 _SMALL = 1 << 14
-_GRAIN = 1 << 18
+_GRAIN = 1 << 20
 _LARGEST_GROUP = 32
 
 
@@ -54,7 +54,7 @@ def topk_mask(x: NDArray[Any], k: int, per: Per = "matrix") -> NDArray[np.bool_]
     over_ranges(
         lambda start, stop: kernels.at_least(values[start:stop], threshold, mask[start:stop]), values.size, grain=_GRAIN
     )
-    if ties != equal:
+    if ties != equal or np.isnan(threshold):
         _drop_last_ties(mask, np.abs(values), threshold, k)
     return mask.reshape(x.shape)
 
@@ -91,7 +91,8 @@ def block_mask(x: NDArray[Any], block: tuple[int, int], count: int) -> NDArray[n
 def _magnitudes(x: NDArray[Any]) -> NDArray[Any]:
     """Return a new C-contiguous array of ``|x|``, native, in float32 or float64."""
     wide = x if x.dtype.itemsize >= 4 and x.dtype.kind in "fc" else x.astype(np.float32)
-    result: NDArray[Any] = np.abs(wide, order="C")
+    # NumPy's complex magnitude differs in the last bit between contiguous and strided input
+    result: NDArray[Any] = np.abs(np.ascontiguousarray(wide))
     return result.astype(result.dtype.newbyteorder("="), copy=False)
 
 
@@ -163,7 +164,7 @@ def _top_of_rows(units: NDArray[Any], k: int) -> NDArray[np.bool_]:
         for row in np.flatnonzero(np.count_nonzero(mask[start:stop], axis=1) != k):
             _drop_last_ties(mask[start + row], units[start + row], threshold[row], k)
 
-    over_ranges(work, rows, grain=max(1, _GRAIN // length))
+    over_ranges(work, rows, grain=max(1, _GRAIN // (4 * length)))
     return mask
 
 

@@ -1,0 +1,328 @@
+"""`factorize` and `Alternating`: budgets, exact cases, quality against independent bounds, and every kind of bad input."""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+import sparsefact as sf
+from sparsefact.errors import ArgumentError, BudgetError, DeviceError, DtypeError, NonFiniteError, ShapeError
+
+FAST = sf.Alternating(effort="fast")
+
+
+def _gaussian(m, n, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((m, n))
+    if np.dtype(dtype).kind == "c":
+        A = A + 1j * rng.standard_normal((m, n))
+    return A.astype(dtype)
+
+
+def _magnitude_error(A, count):
+    squares = np.sort(abs(A).ravel() ** 2)
+    return np.sqrt(squares[: A.size - count].sum() / squares.sum())
+
+
+@given(
+    st.integers(1, 14),
+    st.integers(1, 14),
+    st.floats(0.3, 1.0),
+    st.sampled_from(["float32", "float64", "complex64", "complex128"]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_budget_shapes_and_error_hold_for_any_matrix(m, n, density, dtype, seed):
+    A = _gaussian(m, n, seed, dtype)
+    try:
+        constraint = sf.double_sparse((m, n), density)
+    except BudgetError:
+        assert int(density * m * n) < m + min(m, n)
+        return
+    before = A.copy()
+    F = sf.factorize(A, constraint, FAST)
+    assert np.array_equal(A, before)
+    assert F.nnz == sum(f.nnz for f in F.factors) <= density * m * n
+    assert [f.shape for f in F.factors] == [(m, min(m, n)), (min(m, n), n)]
+    assert F.dtype == A.dtype and constraint.contains(F.factors)
+    product = F.factors[0].toarray().astype("complex128") @ F.factors[1].toarray()
+    assert F.error == pytest.approx(np.linalg.norm(A - product) / np.linalg.norm(A), rel=1e-5, abs=1e-12)
+    assert F.error <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("density, bound", [(0.5, 0.12), (0.3, 0.29), (0.2, 0.45)])
+def test_quality_on_gaussian_matrices(density, bound):
+    # The published algorithm reaches .137 at density .5 on this size; magnitude pruning .27, .47, .59.
+    A = _gaussian(128, 128)
+    F = sf.factorize(A, sf.double_sparse(A.shape, density))
+    assert F.error < bound < _magnitude_error(A, F.nnz)
+
+
+def test_more_effort_is_better_and_density_is_monotone():
+    A = _gaussian(64, 64)
+    errors = [
+        sf.factorize(A, sf.double_sparse(A.shape, 0.3), sf.Alternating(effort=effort)).error
+        for effort in ("fast", "balanced", "high")
+    ]
+    assert errors == sorted(errors, reverse=True)
+    errors = [sf.factorize(A, sf.double_sparse(A.shape, d), FAST).error for d in (0.2, 0.3, 0.4, 0.5, 0.8)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_special_matrices(shape):
+    m, n = shape
+    constraint = sf.double_sparse(shape, 0.4)
+    rng = np.random.default_rng(0)
+    zero = sf.factorize(np.zeros(shape), constraint)
+    assert zero.error == 0.0 and zero.nnz == 0
+    rank_one = np.outer(rng.standard_normal(m), rng.standard_normal(n))
+    for name, A, bound in [
+        ("constant", np.full(shape, 3.0), 1e-6),
+        ("identity", np.eye(m, n), 1e-6),
+        ("rank one", rank_one, 0.02),
+        ("signs", np.sign(rng.standard_normal(shape)), 0.6),
+        ("one entry", np.eye(1, m * n).reshape(shape), 1e-6),
+        ("zero row", np.where(np.arange(m)[:, None] == 1, 0.0, rng.standard_normal(shape)), 0.6),
+    ]:
+        F = sf.factorize(A, constraint)
+        assert F.error < bound, name
+        assert F.nnz <= constraint.budget
+
+
+def test_an_exact_product_of_sparse_factors_is_found():
+    rng = np.random.default_rng(1)
+    left = sf.TopK(nnz=3, per="row").project(rng.standard_normal((48, 48)))
+    right = sf.TopK(nnz=3, per="row").project(rng.standard_normal((48, 48)))
+    A = left @ right
+    # 345 entries, of which 288 would do; A has more than that.
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.15), sf.Alternating(effort="high"))
+    assert F.error < 0.25 * _magnitude_error(A, F.nnz)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_the_matrix_does_not_matter(scale):
+    A = _gaussian(20, 30)
+    constraint = sf.double_sparse(A.shape, 0.4)
+    plain, scaled = sf.factorize(A, constraint, FAST), sf.factorize(A * scale, constraint, FAST)
+    assert scaled.error == pytest.approx(plain.error, rel=1e-3)
+    assert sf.factorize((A * scale).astype(np.float32), constraint, FAST).error == pytest.approx(plain.error, rel=0.1)
+
+
+def test_transposed_problems_are_as_good():
+    A = _gaussian(24, 60)
+    wide = sf.factorize(A, sf.double_sparse(A.shape, 0.3))
+    tall = sf.factorize(A.T, sf.double_sparse(A.T.shape, 0.3))
+    assert tall.factors[1].shape == (24, 24)
+    assert tall.error == pytest.approx(wide.error, rel=0.02)
+
+
+def test_same_seed_same_bits():
+    A = _gaussian(30, 20, dtype=np.float32)
+    first, second = (sf.factorize(A, sf.double_sparse(A.shape, 0.4, inner=26), seed=3) for _ in range(2))
+    for one, other in zip(first.factors, second.factors, strict=True):
+        assert (one != other).nnz == 0 and np.array_equal(one.data, other.data)
+
+
+@pytest.mark.parametrize("inner", [6, 20, 33])
+def test_any_inner_dimension(inner):
+    A = _gaussian(20, 26)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5, inner=inner))
+    assert F.factors[0].shape == (20, inner) and F.factors[1].shape == (inner, 26) and F.error < 0.8
+    G = sf.factorize(A, (sf.TopK(density=0.5), sf.TopK(density=0.5)), inner=inner)
+    assert G.factors[1].shape == (inner, 26)
+
+
+def test_a_fixed_split_is_kept():
+    A = _gaussian(30, 40)
+    constraint = sf.double_sparse(A.shape, 0.4, left_density=0.2)
+    F = sf.factorize(A, constraint)
+    assert F.factors[0].nnz <= constraint.left_nnz == 180
+    assert F.factors[1].nnz <= 480 - 180
+    assert "as asked: 180" in F.explain()
+
+
+def test_the_split_beats_the_published_rule_at_low_density():
+    A = _gaussian(96, 96)
+    ours = sf.factorize(A, sf.double_sparse(A.shape, 0.2))
+    published = sf.factorize(A, sf.double_sparse(A.shape, 0.2, left_density=0.16))
+    assert ours.error < 0.97 * published.error
+
+
+def test_pairs_of_fixed_supports_give_the_blockwise_optimum():
+    # Block-diagonal times block-permuted supports (a Monarch pair): the optimum is a rank-one fit of every block.
+    A = _gaussian(12, 12)
+    left, right = sf.KroneckerSupport(1, 4, 4, 3), sf.KroneckerSupport(4, 3, 3, 1)
+    F = sf.factorize(A, (left, right), sf.Alternating(refits=500))
+    assert all(isinstance(factor, sf.KroneckerFactor) for factor in F.factors)
+    blocks = A.reshape(4, 3, 4, 3).transpose(1, 2, 0, 3)
+    best = sum(np.linalg.svd(blocks[i, j], compute_uv=False)[0] ** 2 for i in range(3) for j in range(4))
+    assert np.sqrt(max(0, 1 - best / np.linalg.norm(A) ** 2)) <= F.error + 1e-9
+    same = sf.factorize(A, (sf.Support(left.mask()), sf.Support(right.mask())), sf.Alternating(refits=500))
+    assert same.error == pytest.approx(F.error, rel=1e-6)
+    assert not same.factors[0].toarray()[~left.mask()].any()
+
+
+def test_dense_and_patterned_factors():
+    A = _gaussian(24, 32)
+    F = sf.factorize(A, (sf.Dense(), sf.NOfM(1, 2)), inner=16)
+    assert isinstance(F.factors[0], np.ndarray) and sparse.issparse(F.factors[1])
+    assert sf.NOfM(1, 2).contains(F.factors[1])
+    G = sf.factorize(A, (sf.BlockTopK((4, 4), density=0.5), sf.TopK(nnz=8, per="row")))
+    assert sf.BlockTopK((4, 4), density=0.5).contains(G.factors[0])
+    assert np.diff(G.factors[1].indptr).max() <= 8
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    A = _gaussian(16, 24).astype(dtype)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), FAST)
+    same = sf.factorize(A.astype(np.float32), sf.double_sparse(A.shape, 0.5), FAST)
+    assert F.dtype == np.float32 and F.error == same.error
+
+
+def test_a_gram_weights_the_loss():
+    rng = np.random.default_rng(2)
+    A = rng.standard_normal((24, 32))
+    X = rng.standard_normal((100, 32)) * np.geomspace(0.1, 3, 32) @ (np.eye(32) + 0.2 * rng.standard_normal((32, 32)))
+    constraint, gram = sf.double_sparse(A.shape, 0.4), X.T @ X
+    F, plain = sf.factorize(A, constraint, gram=gram), sf.factorize(A, constraint)
+    P = F.todense()
+    assert F.error == pytest.approx(np.linalg.norm((A - P) @ X.T) / np.linalg.norm(A @ X.T), rel=1e-6)
+    assert F.frobenius_error == pytest.approx(np.linalg.norm(A - P) / np.linalg.norm(A), rel=1e-6)
+    assert F.error < 0.8 * plain.error_against(A, gram)
+    assert sf.factorize(A, constraint, gram=np.eye(32)).error == pytest.approx(plain.error, rel=0.02)
+
+
+def test_a_gram_with_dead_inputs_and_low_rank():
+    rng = np.random.default_rng(3)
+    A, X = rng.standard_normal((16, 24)), rng.standard_normal((9, 24))
+    X[:, 5] = 0
+    for solver in (None, FAST):
+        F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), solver, gram=X.T @ X)
+        assert 0 <= F.error < 0.3 and np.isfinite(F.todense()).all()
+
+
+def test_complex_gram():
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((40, 12)) + 1j * rng.standard_normal((40, 12))
+    A = _gaussian(10, 12, dtype=complex)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.6), gram=X.conj().T @ X)
+    R = A - F.todense()
+    # tr(R gram R^H) = ||X conj(R)^T...||: written out with the gram's square root.
+    root = np.linalg.cholesky(X.conj().T @ X)
+    assert F.error == pytest.approx(np.linalg.norm(R @ root) / np.linalg.norm(A @ root), rel=1e-6)
+    assert F.error < 0.6
+
+
+def test_refits_never_raise_the_error():
+    A = _gaussian(32, 48)
+    constraint = sf.double_sparse(A.shape, 0.3)
+    errors = [sf.factorize(A, constraint, sf.Alternating(refits=r)).error for r in range(5)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_warm_start_from_an_earlier_result():
+    A = _gaussian(24, 24)
+    constraint = sf.double_sparse(A.shape, 0.4)
+    first = sf.factorize(A, constraint)
+    again = sf.factorize(A, constraint, sf.Alternating(outer=2), init=first)
+    assert again.error < sf.factorize(A, constraint, sf.Alternating(outer=2)).error
+
+
+def test_callback_history_status_and_limits():
+    A = _gaussian(32, 32)
+    constraint = sf.double_sparse(A.shape, 0.4)
+    seen = []
+    F = sf.factorize(A, constraint, sf.Alternating(outer=12, report_every=5), callback=seen.append)
+    assert [p.iteration for p in F.history] == [5, 10, 12] and tuple(seen) == F.history
+    assert F.history[-1].error == pytest.approx(F.error, rel=0.3)
+    assert F.history[-1].objective == pytest.approx(0.5 * (F.history[-1].error * np.linalg.norm(A)) ** 2, rel=1e-6)
+    stopped = sf.factorize(A, constraint, callback=lambda progress: True)
+    assert stopped.status is sf.Status.STOPPED and len(stopped.history) == 1
+    limited = sf.factorize(A, constraint, time_limit=1e-6)
+    assert limited.status is sf.Status.LIMIT
+    for ended_early in (stopped, limited):
+        assert ended_early.nnz <= constraint.budget and ended_early.error < 0.9
+    assert "marginal gain" in F.explain() and "Alternating(" in F.explain() and F.seconds > 0
+
+
+def test_other_inner_solvers_can_take_the_half_steps():
+    @dataclasses.dataclass(frozen=True)
+    class Projected:
+        """Exact least squares, then projection: no dual, no memory."""
+
+        iterations: int = 1
+
+        def init(self, problem, warm=None):
+            return problem
+
+        def step(self, problem, state):
+            pass
+
+        def finish(self, problem, state):
+            gram = state.objective.gram + 1e-3 * np.eye(state.objective.shape[0])
+            value = state.constraint.project(np.linalg.solve(gram, state.objective.cross))
+            return sf.minimizers.protocol.Outcome(value, sf.Status.LIMIT)
+
+    import sparsefact.minimizers.protocol
+
+    A = _gaussian(24, 24)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), sf.Alternating(inner=Projected(), outer=10))
+    assert F.nnz <= 288 and F.error < 0.6
+
+
+BAD = [
+    (lambda A: (A.astype(int), sf.double_sparse(A.shape, 0.5)), DtypeError, r"A has dtype int64.*astype\('float64'\)"),
+    (lambda A: (A > 0, sf.double_sparse(A.shape, 0.5)), DtypeError, "bool"),
+    (lambda A: (np.where(A > 2, np.nan, A), sf.double_sparse(A.shape, 0.5)), NonFiniteError, "A holds .* NaN"),
+    (lambda A: (A[0], sf.double_sparse(A.shape, 0.5)), ShapeError, "2-D"),
+    (lambda A: (A[:0], sf.double_sparse(A.shape, 0.5)), ShapeError, "at least one row"),
+    (lambda A: (sparse.csr_array(A), sf.double_sparse(A.shape, 0.5)), DtypeError, "toarray"),
+    (lambda A: (A.T, sf.double_sparse(A.shape, 0.5)), ShapeError, r"A has shape \(14, 10\)"),
+    (lambda A: (A, 0.3), ArgumentError, "not a constraint"),
+    (lambda A: (A, (sf.TopK, sf.TopK)), ArgumentError, "not a constraint"),
+    (lambda A: (A, sf.TopK(density=0.1)), ArgumentError, r"constraint\.project\(A\)"),
+    (lambda A: (A, (sf.Dense(),) * 3), ArgumentError, "3 constraints"),
+    (lambda A: (A, (sf.TopK(nnz=1000), sf.Dense())), BudgetError, "1000"),
+    (lambda A: (A, (sf.Support(np.ones((10, 4), bool)), sf.Support(np.ones((5, 14), bool)))), ShapeError, "inner dimension"),
+    (lambda A: (A, (sf.Support(np.ones((9, 4), bool)), sf.Dense())), ShapeError, r"must be \(10, 4\)"),
+]
+
+
+@pytest.mark.parametrize("make, error, words", BAD)
+def test_bad_input_gets_a_sentence(make, error, words):
+    with pytest.raises(error, match=words):
+        sf.factorize(*make(_gaussian(10, 14)))
+
+
+def test_bad_options_get_a_sentence():
+    A = _gaussian(10, 14)
+    constraint = sf.double_sparse(A.shape, 0.5)
+    for options, error, words in [
+        ({"gram": np.eye(10)}, ShapeError, r"it must be \(14, 14\)"),
+        ({"gram": np.triu(np.ones((14, 14)))}, ArgumentError, "conjugate transpose"),
+        ({"gram": -np.eye(14)}, ArgumentError, "positive semi-definite"),
+        ({"gram": np.zeros((14, 14))}, ArgumentError, "gram is zero"),
+        ({"gram": np.full((14, 14), np.nan)}, NonFiniteError, "gram"),
+        ({"gram": np.eye(14) * (1 + 0j)}, DtypeError, "complex128"),
+        ({"inner": 3}, ShapeError, "inner=3 contradicts"),
+        ({"inner": 0}, ArgumentError, "inner=0"),
+        ({"init": A}, ArgumentError, "pair of factors"),
+        ({"init": (A, A)}, ShapeError, r"init\[0\] has shape"),
+        ({"device": "cuda"}, DeviceError, "cuda1[23]|cupy|GPU"),
+        ({"device": "tpu"}, DeviceError, "'tpu' is not known"),
+        ({"solver": sf.Alternating}, ArgumentError, r"Alternating\(\)"),
+        ({"solver": sf.ADMM()}, ArgumentError, "finds one matrix"),
+    ]:
+        with pytest.raises(error, match=words):
+            sf.factorize(A, constraint, **options)
+    for changes in ({"effort": "max"}, {"outer": 0}, {"refits": -1}, {"inner": 3}, {"inner": sf.ADMM}):
+        with pytest.raises(ArgumentError, match=next(iter(changes))):
+            sf.Alternating(**changes)
+    with pytest.raises(BudgetError, match="density"):
+        sf.double_sparse((100, 100), 0.01)
