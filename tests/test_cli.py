@@ -17,16 +17,11 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from rich.cells import cell_len
 from safetensors.numpy import load_file, save_file
 
 import sparsefact
 from sparsefact.cli.app import app
-from sparsefact.cli.table import layout
-from sparsefact.cli.text import printable, shortened, size
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -408,6 +403,25 @@ def test_inspect_tells_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
         assert {name for name, row in rows.items() if row["target"]} == {"block.0.weight", "block.1.weight"}
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        "nonsense",
+        "[]",
+        "{}",
+        '{"format": 99}',
+        '{"format":1,"version":"","source":"","copied":[],"failed":{},"matrices":{"w":3}}',
+        '{"format":1,"version":"","source":"","copied":[],"failed":{},"matrices":{"w":{"shape":[2,2],"nnz":4}}}',
+        '{"format":1,"version":"","source":"","copied":[],"failed":{},'
+        '"matrices":{"w":{"shape":[2,2],"nnz":4,"dtype":"F32","factors":[{"kind":"dense"}]}}}',
+    ],
+)
+def test_inspect_refuses_records_that_make_no_sense(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"w": np.eye(2)}, path, {"sparsefact": document})
+    check_refused(invoke("inspect", path), "odd.safetensors")
+
+
 # verify
 
 
@@ -455,39 +469,3 @@ def test_progress_bar_on_a_terminal(checkpoint: Path, monkeypatch: pytest.Monkey
     assert done.exit_code == 0, done.output
     assert "block.1.weight" in done.stdout and "\x1b" not in done.stdout
     assert "\x1b[" in done.stderr and "block.1.weight" in done.stderr and "[2/2]" in done.stderr
-
-
-cells = st.text(st.characters(categories=["L", "N", "P"]), max_size=12)
-
-
-@given(
-    rows=st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1, max_size=4)),
-    width=st.none() | st.integers(1, 100),
-)
-def test_tables_lose_nothing_and_fit_when_they_can(rows: list[list[str]], width: int | None) -> None:
-    head, body = layout(rows[0], rows[1:], width=width)
-    expected = "".join("".join(row) for row in rows)
-    assert sorted("".join(head + body).replace(" ", "")) == sorted(expected)
-    each = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if width is not None and max(each[0], sum(each[1:]) + 2 * max(0, len(each) - 2)) <= width:
-        assert all(cell_len(line) <= width for line in head + body)
-
-
-@given(text=st.text(), length=st.integers(4, 40))
-def test_shortened_text_fits_and_keeps_both_ends(text: str, length: int) -> None:
-    short = shortened(text, length)
-    assert len(short) <= length
-    assert short == text or (len(text) > length and text.endswith(short.split("...")[-1]))
-
-
-@given(st.text(st.characters(categories=["Cc", "Cs", "Cf", "L", "Zl"])))
-def test_printable_text_is_printable_and_plain_text_is_untouched(text: str) -> None:
-    assert printable(text).isprintable()
-    assert printable(text) == text or not text.isprintable()
-
-
-@given(st.integers(0, 1 << 60))
-def test_sizes_read_back_to_five_percent(count: int) -> None:
-    value, unit = size(count).split()
-    factor = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}[unit]
-    assert abs(float(value) * factor - count) <= 0.05 * count

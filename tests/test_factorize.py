@@ -1,4 +1,4 @@
-"""`factorize` and `Alternating`: budgets, exact cases, quality against independent bounds, and every kind of bad input."""
+"""`factorize` and `Alternating`: budgets, exact cases, quality against independent bounds, and bad input."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from scipy import sparse
 
 import sparsefact as sf
 from sparsefact.errors import ArgumentError, BudgetError, DeviceError, DtypeError, NonFiniteError, ShapeError
+from sparsefact.minimizers.protocol import Outcome
 
 FAST = sf.Alternating(effort="fast")
 
@@ -267,9 +268,7 @@ def test_other_inner_solvers_can_take_the_half_steps():
         def finish(self, problem, state):
             gram = state.objective.gram + 1e-3 * np.eye(state.objective.shape[0])
             value = state.constraint.project(np.linalg.solve(gram, state.objective.cross))
-            return sf.minimizers.protocol.Outcome(value, sf.Status.LIMIT)
-
-    import sparsefact.minimizers.protocol
+            return Outcome(value, sf.Status.LIMIT)
 
     A = _gaussian(24, 24)
     F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), sf.Alternating(inner=Projected(), outer=10))
@@ -289,7 +288,11 @@ BAD = [
     (lambda A: (A, sf.TopK(density=0.1)), ArgumentError, r"constraint\.project\(A\)"),
     (lambda A: (A, (sf.Dense(),) * 3), ArgumentError, "3 constraints"),
     (lambda A: (A, (sf.TopK(nnz=1000), sf.Dense())), BudgetError, "1000"),
-    (lambda A: (A, (sf.Support(np.ones((10, 4), bool)), sf.Support(np.ones((5, 14), bool)))), ShapeError, "inner dimension"),
+    (
+        lambda A: (A, (sf.Support(np.ones((10, 4), bool)), sf.Support(np.ones((5, 14), bool)))),
+        ShapeError,
+        "inner dimension",
+    ),
     (lambda A: (A, (sf.Support(np.ones((9, 4), bool)), sf.Dense())), ShapeError, r"must be \(10, 4\)"),
 ]
 

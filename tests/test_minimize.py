@@ -94,7 +94,9 @@ def test_two_sided_steps_are_those_of_textbook_admm():
     np.testing.assert_allclose(solver.finish(problem, state).value, Z / s / w, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("constraint", [sf.TopK(density=0.3), sf.TopK(nnz=2, per="column"), sf.NOfM(1, 2, axis=0), sf.Dense()])
+@pytest.mark.parametrize(
+    "constraint", [sf.TopK(density=0.3), sf.TopK(nnz=2, per="column"), sf.NOfM(1, 2, axis=0), sf.Dense()]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 def test_every_constraint_and_type(constraint, dtype):
     _, _, f = _least_squares(1, kind="c" if dtype[0] == "c" else "r")
@@ -145,7 +147,7 @@ def test_init_is_used_and_checked():
 
 def test_bad_input_gets_a_sentence():
     _, _, f = _least_squares(0)
-    with pytest.raises(ArgumentError, match="pass a sparsefact.Quadratic"):
+    with pytest.raises(ArgumentError, match=r"pass a sparsefact\.Quadratic"):
         sf.minimize("f", sf.TopK(nnz=9))
     with pytest.raises(ArgumentError, match="constraint is a float"):
         sf.minimize(f, 0.3)
@@ -157,7 +159,9 @@ def test_bad_input_gets_a_sentence():
         sf.minimize(f, sf.TopK(nnz=9), time_limit=0)
 
 
-@pytest.mark.parametrize("changes", [{"iterations": 0}, {"selections": 1.5}, {"rho": 0.0}, {"rho_start": np.nan}, {"ridge": -1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"iterations": 0}, {"selections": 1.5}, {"rho": 0.0}, {"rho_start": np.nan}, {"ridge": -1.0}]
+)
 def test_bad_hyperparameters_get_a_sentence(changes):
     with pytest.raises(ArgumentError, match=f"{next(iter(changes))}=.*is not allowed"):
         sf.ADMM(**changes)

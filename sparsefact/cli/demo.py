@@ -40,10 +40,8 @@ def demo(output: Path, as_json: bool) -> None:
     import os
     import time
 
-    for library in (
-        "OPENBLAS",
-        "MKL",
-    ):  # matrices this small gain nothing from threads, and a busy machine makes them wait
+    # Matrices this small gain nothing from threads, and on a busy machine threads wait for each other.
+    for library in ("OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from sparsefact.cli import digits
     from sparsefact.io.atomic import atomic_write

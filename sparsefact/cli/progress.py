@@ -68,6 +68,7 @@ def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
                 description=count + shortened(printable(event.name), screen.width - len(count) - _REST),
                 detail=_detail(event),
                 completed=sum(costs[: event.index + ended]) + share * costs[event.index],
+                refresh=event.kind != "progress",
             )
 
         yield show

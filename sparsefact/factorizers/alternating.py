@@ -1,17 +1,17 @@
 """Alternating minimisation of ||A - F1 F2|| over two factors with any constraints, by any inner solver.
 
-With one factor fixed, the other minimises a quadratic over its constraint: a half-step, for which the inner solver (ADMM by
-default) takes a few iterations from where it stood. The half-steps take turns; at the end both factors are refitted on
-the supports that were found, by exact least squares, until that stalls.
+With one factor fixed, the other minimises a quadratic over its constraint: a half-step, for which the inner solver
+(ADMM by default) takes a few iterations from where it stood. The half-steps take turns; at the end both factors are
+refitted on the supports that were found, by exact least squares, until that stalls.
 
-Both half-steps are written as one: with X the unknown and Y the fixed factor as matrices of `inner` rows (X = F1^T, Y = F2, or
-the reverse), and V the matrix with rows along Y's columns,
+Both half-steps are written as one: with X the unknown and Y the fixed factor as matrices of `inner` rows (X = F1^T and
+Y = F2, or the reverse), and V the matrix with rows along Y's columns,
 
     minimise 1/2 || V - Y^T X ||^2 :     gram = conj(Y) Y^T,   cross = conj(Y) V        V = A^T or A
 
-A joint budget (`DoubleSparse`) is split by marginal gain: in the unit-diagonal variables of a half-step the square of an
-entry is, to first order, what the loss rises by when it is dropped, for either factor. So the split moves to where the
-smallest kept entries of the two factors are equal, which is the joint selection of the largest entries of both.
+A joint budget (`DoubleSparse`) is split by marginal gain: in the unit-diagonal variables of a half-step the square of
+an entry is, to first order, what the loss rises by when it is dropped, for either factor. So the split moves to where
+the smallest kept entries of the two factors are equal, which is the joint selection of the largest entries of both.
 
 A `gram` weights the search by its diagonal and the refit in full.
 
@@ -43,7 +43,7 @@ from sparsefact.products.status import Status
 
 __all__ = ["Alternating"]
 
-_OUTER = {"fast": 16, "balanced": 50, "high": 250}
+_OUTER = {"fast": 16, "balanced": 48, "high": 250}
 # A refit that gains less than this, relatively, has stalled.
 _STALLED = 1e-3
 # A rank-one term this small, relative to the largest, is ended.
@@ -61,7 +61,7 @@ class Alternating:
     inner : solver
         Takes the half-steps: a solver for `minimize`, whose `iterations` are done in each of them.
     effort : {"fast", "balanced", "high"}
-        How many outer iterations: 16, 50 or 250.
+        How many outer iterations: 16, 48 or 250.
     outer : int, optional
         The number of outer iterations itself.
     refits : int
@@ -87,7 +87,7 @@ class Alternating:
     inner: Any = field(default_factory=lambda: ADMM(iterations=5, selections=2, rho=0.6, refit=False))
     effort: Literal["fast", "balanced", "high"] = "balanced"
     outer: int | None = None
-    refits: int = 4
+    refits: int = 3
     report_every: int = 5
 
     def __post_init__(self) -> None:
@@ -152,8 +152,8 @@ class Alternating:
                 break
         state.balance()
         explanation += (
-            f" Exact refits of both factors on their supports took the relative error of the loss from {errors[0]:.5g} to "
-            f"{min(errors):.5g}."
+            f" Exact refits of both factors on their supports took the relative error of the loss from "
+            f"{errors[0]:.5g} to {min(errors):.5g}."
         )
         status = Status.STATIONARY if settled else Status.LIMIT
         return Outcome((state.values[0].T, state.values[1]), status, None, explanation)
@@ -204,13 +204,13 @@ class _State:
         return left.T, right
 
     def _start(self) -> list[NDArray[Any]]:
-        """Return the factors to start from: the given ones, or (for the smaller factor first) the larger one pruned from A.
+        """Return the factors to start from: the given ones, or the larger one pruned from A.
 
         The first half-step forgets the smaller factor, so only the larger one is chosen: half its budget of the largest
         entries of A's rows (columns), and where `inner` is larger than there are rows, random mixtures of them.
         """
         problem, xp = self.problem, self.backend.xp
-        (m, k), (_, n) = problem.shapes
+        (_, k), (_, n) = problem.shapes
         if problem.start is not None:
             left, right = problem.start
             right = right / right.dtype.type(self.unit)
@@ -234,8 +234,9 @@ class _State:
 
     def half_step(self, side: int, inner: Any) -> None:
         """Improve one factor with the other one fixed."""
+        start = self.values[side] if self.warm[side] is None else None
         problem = MinimizeProblem(
-            self._objective(side), self.constraints[side], self.backend, self.values[side], self.problem.seed, expendable=True
+            self._objective(side), self.constraints[side], self.backend, start, self.problem.seed, expendable=True
         )
         if hasattr(self.warm[1 - side], "value"):
             # The fixed factor is a whole matrix that the half-step does not need, and its state can give it again.
@@ -275,7 +276,7 @@ class _State:
             return None
         norms = [np.linalg.norm(self.warm[side].value(), axis=1) for side in (0, 1)]
         size = norms[0] * norms[1]
-        alive = size > _VANISHED * size.max(initial=0)
+        alive: NDArray[np.bool_] = size > _VANISHED * size.max(initial=0)
         for side, (own, other) in enumerate((norms, norms[::-1])):
             factor = np.where(alive, np.sqrt(np.where(alive, other, 1) / np.where(alive, own, 1)), 0)
             self.warm[side].rescale(factor.astype(own.dtype)[:, None])
@@ -317,7 +318,8 @@ class _State:
         count = min(both.size, max(1, round(joint.budget / stride)))
         threshold = np.partition(both, both.size - count)[both.size - count]
         above, equal = (
-            [np.count_nonzero(compare(sample, threshold)) for sample in (left, right)] for compare in (np.greater, np.equal)
+            [np.count_nonzero(compare(sample, threshold)) for sample in (left, right)]
+            for compare in (np.greater, np.equal)
         )
         # Entries equal to the threshold are shared in proportion.
         chosen = above[0] + (count - sum(above)) * equal[0] / max(1, sum(equal))
@@ -359,7 +361,6 @@ class _State:
     def refit(self) -> None:
         """Refit both factors on their supports, the smaller one first."""
         for side in self.order:
-            self.values[1 - side] = _unit_rows(self.values[1 - side])
             self.values[side] = refit(self._objective(side), self.masks[side], self.values[side], self.backend)
 
     def balance(self) -> None:
@@ -396,12 +397,6 @@ def _spread(rows: NDArray[Any], k: int, seed: int) -> NDArray[Any]:
         return chosen
     mixing = np.random.default_rng(seed).standard_normal((k - count, count)) / math.sqrt(count)
     return np.concatenate([rows, mixing.astype(rows.real.dtype) @ rows])
-
-
-def _unit_rows(x: NDArray[Any]) -> NDArray[Any]:
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    scaled: NDArray[Any] = x / np.where(norms > 0, norms, 1).astype(norms.dtype)
-    return scaled
 
 
 def _weights(gram: NDArray[Any]) -> NDArray[Any]:

@@ -47,7 +47,7 @@ def factorize(
     A : (m, n) array
         float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified.
     constraints : DoubleSparse or pair of constraints
-        What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, or a constraint for each factor.
+        What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, or a constraint per factor.
     solver : Solver, optional
         ``Alternating()`` unless given.
     gram : (n, n) array, optional
@@ -101,7 +101,7 @@ def factorize(
     check_solver(solver)
     if not isinstance(solver, Alternating):
         raise ArgumentError(
-            f"solver={solver!r} finds one matrix, not a product of two; use it inside, sparsefact.Alternating(inner=...)"
+            f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
         )
     problem = FactorizationProblem(
         matrix,
@@ -154,7 +154,7 @@ def _check_constraints(
         if isinstance(constraint, type) or not isinstance(constraint, Constraint):
             raise ArgumentError(
                 f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
-                "sparsefact.double_sparse(A.shape, 0.3), or a pair such as (sparsefact.TopK(density=0.2), sparsefact.Dense())"
+                "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
             )
     if len(pair) != 2:
         hint = "for one sparse matrix use constraint.project(A)" if len(pair) == 1 else "more factors are not supported"
@@ -190,9 +190,14 @@ def _check_gram(gram: Any, matrix: NDArray[Any]) -> NDArray[Any] | None:
         raise ShapeError(f"gram has shape {checked.shape}, but A has {n} columns; it must be ({n}, {n})")
     check_gram("gram", checked if checked.dtype.itemsize > 2 else checked.astype(np.float32))
     if not checked.any():
-        raise ArgumentError("gram is zero, so every factorization has the same loss; leave it out or pass X.conj().T @ X")
+        raise ArgumentError(
+            "gram is zero, so every factorization has the same loss; leave it out or pass X.conj().T @ X"
+        )
     if checked.dtype.kind == "c" and matrix.dtype.kind != "c":
-        raise DtypeError(f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); cast A with A.astype({str(checked.dtype)!r})")
+        raise DtypeError(
+            f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); "
+            f"cast A with A.astype({str(checked.dtype)!r})"
+        )
     cast: NDArray[Any] = checked.astype(matrix.dtype, copy=False)
     return cast
 

@@ -12,8 +12,8 @@ so T and the mask of the support are the whole state. The variables are scaled s
 magnitudes then compare by what they contribute to f, and `rho` and `ridge` mean the same for every input.
 
 References: V. Boza, "Fast and effective weight update for pruned large language models", TMLR 2024 (ADMM for a
-layer-wise quadratic, support chosen from |B + U|); V. Boza, V. Macko, "Two sparse matrices are better than one", ICLR 2025
-(as the half-step of an alternating method, with a penalty of its own for the first solve).
+layer-wise quadratic, support chosen from |B + U|); V. Boza, V. Macko, "Two sparse matrices are better than one", ICLR
+2025 (as the half-step of an alternating method, with a penalty of its own for the first solve).
 
 Symbols: G gram (p, p), H right_gram (n, n), C cross (p, n), T t (p, n), s scale (p, 1), w right_scale (1, n).
 """
@@ -49,7 +49,7 @@ class ADMM:
     selections : int
         In the first this many iterations the support is chosen anew; after that it is kept.
     rho : float
-        The penalty, relative to the unit diagonal of the scaled Gram matrix. Small moves fast and restlessly, large settles.
+        The penalty, relative to the unit diagonal of the scaled Gram matrix. Small explores, large settles.
     rho_start : float
         The penalty in the first iteration; it grows geometrically to `rho` over the run (in four stages, each of which
         inverts once), or over the run of the alternating method that drives this solver.
@@ -96,7 +96,9 @@ class ADMM:
         for name in ("rho", "rho_start"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass a positive number, typically between 0.1 and 3")
+                raise ArgumentError(
+                    f"{name}={value!r} is not allowed; pass a positive number, typically between 0.1 and 3"
+                )
         for name in ("first_rho", "ridge"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
@@ -120,7 +122,7 @@ class ADMM:
             state.t, state.mask = warm.t, warm.mask
             _rescale(state.t, state.scale / warm.scale, state.right_scale / warm.right_scale)
         elif problem.start is not None:
-            state.t = problem.start.astype(objective.dtype, copy=True)
+            state.t = problem.start.astype(objective.dtype, copy=not problem.expendable)
             _rescale(state.t, state.scale, state.right_scale)
             state.mask = backend.xp.ones(objective.shape, dtype=bool)
         else:
@@ -176,7 +178,6 @@ class ADMMState:
         "mask",
         "primal",
         "rho",
-        "rhs",
         "right_scale",
         "scale",
         "settled",
@@ -187,7 +188,6 @@ class ADMMState:
     t: NDArray[Any]
     mask: NDArray[np.bool_]
     primal: NDArray[Any]
-    rhs: NDArray[Any]
 
     def __init__(self, objective: Quadratic, ridge: float, backend: Backend, *, overwrite: bool) -> None:
         self.backend, self.iteration, self.settled, self.rho = backend, 0, False, 0.0
@@ -210,9 +210,8 @@ class ADMMState:
         """Do the first linear solve with the penalty `first`, and prepare those that follow with `rho`."""
         repeats = first == self.rho
         self.system.prepare(first, keep_gram=keep_gram or not repeats)
-        self.rhs, self.primal = (self.backend.xp.empty_like(self.cross) for _ in range(2))
-        self.backend.admm_rhs(self.cross, self.t, self.mask, first, self.rhs)
-        self.primal = self.system.solve(self.rhs, self.primal)
+        self.primal = self.backend.xp.empty_like(self.cross)
+        self._solve(first)
         if not repeats:
             self.system.prepare(self.rho, keep_gram=keep_gram)
 
@@ -223,8 +222,13 @@ class ADMMState:
             self.backend.xp.multiply(self.t, self.rho / rho, out=self.t, where=~self.mask)
             self.system.prepare(rho, keep_gram=True)
             self.rho = rho
-        self.backend.admm_rhs(self.cross, self.t, self.mask, rho, self.rhs)
-        self.primal = self.system.solve(self.rhs, self.primal)
+        self._solve(rho)
+
+    def _solve(self, rho: float) -> None:
+        # Not kept between solves: the selection in between needs the memory.
+        rhs = self.backend.xp.empty_like(self.cross)
+        self.backend.admm_rhs(self.cross, self.t, self.mask, rho, rhs)
+        self.primal = self.system.solve(rhs, self.primal)
 
     def value(self) -> NDArray[Any]:
         """Return Z in the variables of the problem, a new array."""
@@ -233,7 +237,7 @@ class ADMMState:
         return z
 
     def rescale(self, factor: NDArray[Any]) -> None:
-        """Change the variables of a released state: row i is multiplied by factor[i, 0], and emptied where that is zero."""
+        """Change the variables of a released state: multiply row i by factor[i, 0], emptying it where that is 0."""
         alive = factor > 0
         if not alive.all():
             self.t[~alive[:, 0]] = 0
@@ -250,7 +254,7 @@ class ADMMState:
 
     def release(self) -> None:
         """Drop the workspace."""
-        for name in ("cross", "primal", "rhs", "system"):
+        for name in ("cross", "primal", "system"):
             delattr(self, name)
 
 
@@ -279,7 +283,7 @@ class _OneSided:
 
 
 class _TwoSided:
-    """``(G + ridge I) B (H + ridge I) + rho B = R``: in the eigenvectors of both each entry is divided by its own number."""
+    """``(G + ridge I) B (H + ridge I) + rho B = R``: in the eigenvectors of both the system is diagonal."""
 
     def __init__(self, gram: NDArray[Any], right: NDArray[Any], ridge: float, backend: Backend) -> None:
         self.values, self.vectors = backend.xp.linalg.eigh(gram)

@@ -37,7 +37,9 @@ def run(solver: Solver, problem: Any, *, callback: Callback | None = None, time_
         If the time limit is not positive.
     """
     if time_limit is not None and not time_limit > 0:
-        raise ArgumentError(f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit")
+        raise ArgumentError(
+            f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit"
+        )
     started = time.perf_counter()
     total, history, early = solver.iterations, [], None
     state = solver.init(problem)

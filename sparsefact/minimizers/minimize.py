@@ -111,7 +111,9 @@ def minimize(
         init = backend.xp.asarray(init)
         check_dtype("init", init.dtype)
         if init.shape != objective.shape:
-            raise ShapeError(f"init has shape {init.shape}, but the unknown has shape {objective.shape}; they must agree")
+            raise ShapeError(
+                f"init has shape {init.shape}, but the unknown has shape {objective.shape}; they must agree"
+            )
         check_finite("init", init)
     finished = run(
         solver, MinimizeProblem(objective, constraint, backend, init, seed), callback=callback, time_limit=time_limit

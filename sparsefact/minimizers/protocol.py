@@ -87,7 +87,7 @@ class MinimizeProblem:
         Where to start without a warm state.
     seed : int
     expendable : bool
-        The solver may overwrite the objective's arrays and need not report on it; saves memory in half-steps.
+        The solver may overwrite the objective's arrays and the start, and need not report; saves memory in half-steps.
     """
 
     objective: Quadratic

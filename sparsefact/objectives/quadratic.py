@@ -125,8 +125,8 @@ def check_gram(name: str, gram: NDArray[Any]) -> None:
     skew = float(abs(gram - gram.conj().T).max()) if gram.size else 0.0
     if skew > 1e3 * float(np.finfo(gram.dtype).eps) * scale:
         raise ArgumentError(
-            f"{name} differs from its conjugate transpose by {skew:.3g} (largest entry {scale:.3g}); it must be Hermitian, "
-            f"use ({name} + {name}.conj().T) / 2"
+            f"{name} differs from its conjugate transpose by {skew:.3g} (largest entry {scale:.3g}); it must be "
+            f"Hermitian, use ({name} + {name}.conj().T) / 2"
         )
     lowest = float(gram.diagonal().real.min()) if gram.size else 0.0
     if lowest < 0:

@@ -17,28 +17,41 @@ from sparsefact.backends.cpu.threads import over_ranges
 __all__ = ["masked_lsq"]
 
 
+# Columns that are handled together: their transposes and index lists are all that is held beside the result.
+_PANEL = 256
+
+
 def masked_lsq(g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Solve a Hermitian positive definite system per column, each on its own support."""
     dtype = g.dtype.newbyteorder("=")
     gram = np.ascontiguousarray(g, dtype=dtype)
-    rhs = np.ascontiguousarray(r.T, dtype=dtype)
+    solution = np.zeros(r.shape, dtype=dtype)
+    for start in range(0, r.shape[1], _PANEL):
+        columns = slice(start, start + _PANEL)
+        _solve_panel(gram, r[:, columns], mask[:, columns], solution[:, columns])
+    return solution
+
+
+def _solve_panel(gram: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_], solution: NDArray[Any]) -> None:
+    """Write the solution of some columns."""
+    rhs = np.ascontiguousarray(r.T, dtype=gram.dtype)
     supports = np.ascontiguousarray(mask.T)
-    solution = np.zeros(rhs.shape, dtype=dtype)
+    solved = np.zeros(rhs.shape, dtype=gram.dtype)
     counts = np.count_nonzero(supports, axis=1)
     largest = int(counts.max(initial=0))
     if largest == 0:
-        return np.ascontiguousarray(solution.T)
+        return
     indices = np.nonzero(supports)[1]
     ends = np.cumsum(counts)
     repeated = np.zeros(len(counts), dtype=bool)
     np.all(supports[1:] == supports[:-1], axis=1, out=repeated[1:])
-    zero, eps = dtype.type(0), np.array([np.finfo(dtype).eps])
+    zero, eps = gram.dtype.type(0), np.array([np.finfo(gram.dtype).eps])
 
     def work(start: int, stop: int) -> None:
         part = slice(start, stop)
         again = repeated[part].copy()
         again[0] = False
-        solve_columns(gram, rhs[part], indices, ends[part], counts[part], again, solution[part], largest, zero, eps)
+        solve_columns(gram, rhs[part], indices, ends[part], counts[part], again, solved[part], largest, zero, eps)
 
     over_ranges(work, len(counts), grain=1 + (1 << 19) // largest**2)
-    return np.ascontiguousarray(solution.T)
+    solution[...] = solved.T

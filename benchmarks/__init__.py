@@ -1,0 +1,1 @@
+"""Measurements that the documentation's numbers come from: ``python -m benchmarks.NAME`` in the repository."""

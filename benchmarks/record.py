@@ -1,0 +1,46 @@
+"""The result files of the benchmarks: one JSON document with the machine, the versions and the commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Return the machine, the versions and the commit that a measurement belongs to."""
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    here = Path(__file__).parent
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in ("sparsefact", "numpy", "scipy", "numba")},
+        "threads": {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "SPARSEFACT_NUM_THREADS")},
+        "commit": _git(here, "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git(here, "status", "--porcelain", "--untracked-files=no", "--", "../sparsefact")),
+    }
+
+
+def _git(where: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def write(name: str, results: Any, output: Path | None = None) -> Path:
+    """Write a result file, by default ``benchmarks/results/NAME.json``, and return its path."""
+    path = output or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": name, "environment": environment(), "results": results}, indent=1) + "\n")
+    return path
