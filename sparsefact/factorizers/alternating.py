@@ -59,7 +59,8 @@ class Alternating:
     Parameters
     ----------
     inner : solver
-        Takes the half-steps: a solver for `minimize`, whose `iterations` are done in each of them.
+        Takes the half-steps, a solver for `minimize`: as its ``at(fraction)`` says if it has that (`ADMM` does), else
+        as it is, with all its `iterations` in each of them.
     effort : {"fast", "balanced", "high"}
         How many outer iterations: 16, 48 or 250.
     outer : int, optional
@@ -84,10 +85,10 @@ class Alternating:
     True
     """
 
-    inner: Any = field(default_factory=lambda: ADMM(iterations=5, selections=2, rho=0.6, refit=False))
+    inner: Any = field(default_factory=ADMM)
     effort: Literal["fast", "balanced", "high"] = "balanced"
     outer: int | None = None
-    refits: int = 3
+    refits: int = 2
     report_every: int = 5
 
     def __post_init__(self) -> None:
@@ -239,13 +240,16 @@ class _State:
             self._objective(side), self.constraints[side], self.backend, start, self.problem.seed, expendable=True
         )
         if hasattr(self.warm[1 - side], "value"):
-            # The fixed factor is a whole matrix that the half-step does not need, and its state can give it again.
+            # The half-step has no use for the fixed factor, a whole matrix, and its state can give it again.
             self.values[1 - side] = None
         self.values[side] = None
         state = inner.init(problem, self.warm[side])
         for _ in range(inner.iterations):
             inner.step(problem, state)
-        self.values[side] = inner.finish(problem, state).value
+        if hasattr(state, "release"):
+            state.release()
+        else:
+            self.values[side] = inner.finish(problem, state).value
         self.warm[side] = state
 
     def factor(self, side: int) -> NDArray[Any]:

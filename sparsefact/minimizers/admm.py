@@ -55,6 +55,9 @@ class ADMM:
         inverts once), or over the run of the alternating method that drives this solver.
     first_rho : float, optional
         The penalty of the first linear solve alone: 0 forgets where a warm start stood, `rho` (the default) continues.
+    half_iterations, half_selections, half_rho : int, int, float
+        `iterations`, `selections` and `rho` as the inner solver of `Alternating`, in each half-step; there the penalty
+        grows over the whole run, `first_rho` grows from 0 to 1, and `refit` is left to the end.
     ridge : float
         Added to the unit diagonal.
     refit : bool
@@ -84,16 +87,19 @@ class ADMM:
     rho: float = 1.0
     rho_start: float = 0.3
     first_rho: float | None = None
+    half_iterations: int = 5
+    half_selections: int = 2
+    half_rho: float = 0.6
     ridge: float = 1e-2
     refit: bool = True
     report_every: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "selections", "report_every"):
+        for name in ("iterations", "selections", "half_iterations", "half_selections", "report_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}={value!r} is not allowed; pass an integer that is at least 1")
-        for name in ("rho", "rho_start"):
+        for name in ("rho", "rho_start", "half_rho"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ArgumentError(
@@ -110,8 +116,16 @@ class ADMM:
         The penalty has grown to its value there; the first solve forgets the previous point early on, when the other
         factor still changes much, and continues from it at the end.
         """
-        rho = self.rho_start * (self.rho / self.rho_start) ** fraction
-        return dataclasses.replace(self, rho=rho, rho_start=rho, first_rho=min(1.0, fraction / 0.95) ** 5)
+        rho = self.rho_start * (self.half_rho / self.rho_start) ** fraction
+        return dataclasses.replace(
+            self,
+            iterations=self.half_iterations,
+            selections=self.half_selections,
+            rho=rho,
+            rho_start=rho,
+            first_rho=min(1.0, fraction / 0.95) ** 5,
+            refit=False,
+        )
 
     def init(self, problem: MinimizeProblem, warm: ADMMState | None = None) -> ADMMState:
         """Scale the problem, and take the first point."""
@@ -275,7 +289,10 @@ class _OneSided:
         self.inverse = None
         self.inverse = self.backend.spd_inverse(self._shifted(rho))
         if not keep_gram:
-            self.gram = None
+            # Whoever lent the gram still holds its memory: the inverse moves in.
+            assert self.gram is not None
+            self.gram[...] = self.inverse
+            self.inverse, self.gram = self.gram, None
 
     def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
         solved: NDArray[Any] = self.backend.xp.matmul(self.inverse, rhs, out=out)

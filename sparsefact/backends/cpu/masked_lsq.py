@@ -18,7 +18,7 @@ __all__ = ["masked_lsq"]
 
 
 # Columns that are handled together: their transposes and index lists are all that is held beside the result.
-_PANEL = 256
+_PANEL = 128
 
 
 def masked_lsq(g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
@@ -41,7 +41,8 @@ def _solve_panel(gram: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_], s
     largest = int(counts.max(initial=0))
     if largest == 0:
         return
-    indices = np.nonzero(supports)[1]
+    indices = np.flatnonzero(supports)
+    indices %= supports.shape[1]
     ends = np.cumsum(counts)
     repeated = np.zeros(len(counts), dtype=bool)
     np.all(supports[1:] == supports[:-1], axis=1, out=repeated[1:])
