@@ -43,7 +43,7 @@ from sparsefact.products.status import Status
 
 __all__ = ["Alternating"]
 
-_OUTER = {"fast": 16, "balanced": 48, "high": 250}
+_OUTER = {"fast": 16, "balanced": 44, "high": 250}
 # A refit that gains less than this, relatively, has stalled.
 _STALLED = 1e-3
 # A rank-one term this small, relative to the largest, is ended.
@@ -62,7 +62,7 @@ class Alternating:
         Takes the half-steps, a solver for `minimize`: as its ``at(fraction)`` says if it has that (`ADMM` does), else
         as it is, with all its `iterations` in each of them.
     effort : {"fast", "balanced", "high"}
-        How many outer iterations: 16, 48 or 250.
+        How many outer iterations: 16, 44 or 250.
     outer : int, optional
         The number of outer iterations itself.
     refits : int
