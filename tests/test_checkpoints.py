@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
@@ -846,6 +846,8 @@ def products(draw: st.DrawFn) -> sf.Factorization:
 
 @settings(PATIENT, max_examples=60)
 @given(F=products(), noise=st.floats(0, 1))
+@example(F=sf.Factorization([np.zeros((1, 3), np.complex64)]), noise=5e-324)
+@example(F=sf.Factorization([np.ones((3, 1), np.float32)]), noise=5e-324)
 def test_products_of_every_kind_verify_with_their_errors(written, F, noise):
     path, source = written[1].with_name("product.safetensors"), written[1].with_name("target.safetensors")
     A = F.todense() + noise * np.random.default_rng(0).standard_normal(F.shape)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.tables import TABLES, filled
 from sparsefact.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +77,13 @@ def test_shown_commands_parse(page: Path) -> None:
                     assert command is not None, line
                     if "--help" not in words:
                         command.make_context(words[1], words[2:])
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_are_those_of_the_result_files(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in TABLES[page].items():
+        assert filled(text, name, make()) == text, "run: python -m benchmarks.tables"
 
 
 def test_cli_page_names_every_command_and_option() -> None:

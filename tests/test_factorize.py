@@ -85,7 +85,7 @@ def test_special_matrices(shape):
     for name, A, bound in [
         ("constant", np.full(shape, 3.0), 1e-6),
         ("identity", np.eye(m, n), 1e-6),
-        ("rank one", rank_one, 0.02),
+        ("rank one", rank_one, 1e-6),
         ("signs", np.sign(rng.standard_normal(shape)), 0.6),
         ("one entry", np.eye(1, m * n).reshape(shape), 1e-6),
         ("zero row", np.where(np.arange(m)[:, None] == 1, 0.0, rng.standard_normal(shape)), 0.6),
@@ -103,6 +103,27 @@ def test_an_exact_product_of_sparse_factors_is_found():
     # 345 entries, of which 288 would do; A has more than that.
     F = sf.factorize(A, sf.double_sparse(A.shape, 0.15), sf.Alternating(effort="high"))
     assert F.error < 0.25 * _magnitude_error(A, F.nnz)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("left_density", [None, 0.35])
+def test_a_matrix_that_is_sparse_or_of_low_rank_already_comes_out_exactly(transpose, left_density):
+    rng = np.random.default_rng(5)
+    pruned = sf.TopK(density=0.2).project(rng.standard_normal((30, 50)))
+    low_rank = rng.standard_normal((30, 3)) @ rng.standard_normal((3, 50))
+    for A, words in ((pruned, "pruned"), (low_rank, "low rank")):
+        A = A.T.copy() if transpose else A
+        F = sf.factorize(A, sf.double_sparse(A.shape, 0.5, left_density=None if transpose else left_density))
+        assert F.error < 1e-13 and words in F.explain() and F.nnz <= 0.5 * A.size
+
+
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_never_worse_than_an_identity_beside_the_pruned_matrix(m, n, seed):
+    # Heavy tails are what pruning is best at.
+    A = np.random.default_rng(seed).standard_cauchy((m, n)) ** 3
+    F = sf.factorize(A, sf.double_sparse((m, n), 1.0), FAST)
+    assert F.error <= _magnitude_error(A, m * n - min(m, n)) * (1 + 1e-9) + 1e-15
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

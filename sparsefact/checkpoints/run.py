@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.failure import quoted
 from sparsefact.io.header import MAX_ENTRIES
 from sparsefact.io.write import write_tensors
-from sparsefact.products.storage import KEY, document, pack
+from sparsefact.products.storage import document, pack
 
 __all__ = ["Event", "MatrixReport", "RunReport", "run"]
 
@@ -124,7 +123,13 @@ def run(
         for index, tensor in enumerate(plan.copied):
             tell(Event("copied", tensor.name, index, len(plan.copied), message=tensor.reason))
         tensors |= {name: checkpoint.read(name) for name in kept}
-        metadata = _metadata(plan, records, failed, {name: checkpoint.sha256(name) for name in kept})
+        metadata = document(
+            records,
+            source=plan.source.resolve().name,
+            copied=[tensor.name for tensor in plan.copied],
+            failed=failed,
+            sha256={name: checkpoint.sha256(name) for name in kept},
+        )
         tell(Event("writing", os.fspath(output), seconds=time.perf_counter() - begin))
         write_tensors(output, tensors, metadata)
         return RunReport(
@@ -169,16 +174,6 @@ def _check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
             f"plan has {len(plan.targets)} matrices to factorize, which take up to {stored:,} tensors, and one file "
             f"holds {MAX_ENTRIES:,}; include fewer matrices in one run"
         )
-
-
-def _metadata(
-    plan: Plan, records: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str], checksums: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the document of the file, with the SHA-256 of every tensor that is taken over."""
-    copied = [tensor.name for tensor in plan.copied]
-    content = json.loads(document(records, source=plan.source.resolve().name, copied=copied, failed=failed)[KEY])
-    content["sha256"] = dict(checksums)
-    return {KEY: json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))}
 
 
 def _matrix(

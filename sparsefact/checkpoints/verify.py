@@ -368,16 +368,18 @@ def _relative_error(A: NDArray[Any], factors: list[sparse.csr_array | NDArray[An
     height = max(1, _PANEL // max(1, *(factor.shape[1] for factor in factors)))
     panels = range(0, A.shape[0], height)
     sizes = [float(np.abs(A[start : start + height].astype(wide)).max(initial=0.0)) for start in panels]
-    scale = max(sizes, default=0.0) or 1.0
+    # The reciprocal of a subnormal number would overflow.
+    scale = max(*sizes, 1e-300) if any(sizes) else 1.0
     residual = norm = 0.0
-    for start in panels:
-        a = A[start : start + height].astype(wide) / scale
-        p: Any = first[start : start + height].astype(wide) / scale
-        for other in others:
-            p = p @ other
-        r = a - (p.toarray() if isinstance(p, sparse.csr_array) else p)
-        residual += float(np.vdot(r, r).real)
-        norm += float(np.vdot(a, a).real)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in panels:
+            a = A[start : start + height].astype(wide) / scale
+            p: Any = first[start : start + height].astype(wide) / scale
+            for other in others:
+                p = p @ other
+            r = a - (p.toarray() if isinstance(p, sparse.csr_array) else p)
+            residual += float(np.vdot(r, r).real)
+            norm += float(np.vdot(a, a).real)
     if norm == 0.0:
         return 0.0 if residual == 0.0 else math.inf
     return math.sqrt(residual / norm)

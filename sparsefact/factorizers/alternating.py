@@ -13,6 +13,9 @@ A joint budget (`DoubleSparse`) is split by marginal gain: in the unit-diagonal 
 an entry is, to first order, what the loss rises by when it is dropped, for either factor. So the split moves to where
 the smallest kept entries of the two factors are equal, which is the joint selection of the largest entries of both.
 
+The result is never worse than the simple products of the same budget (`simple_products`): a matrix that is sparse or of
+low rank already comes out exactly.
+
 A `gram` weights the search by its diagonal and the refit in full.
 
 References: V. Boza, V. Macko, "Two sparse matrices are better than one: sparsifying neural networks with double sparse
@@ -35,6 +38,7 @@ from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
 from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.factorizers.simple_products import SIMPLE_PRODUCTS
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
 from sparsefact.minimizers.refit import refit
@@ -151,11 +155,14 @@ class Alternating:
             if errors[-1] >= errors[-2] * (1 - _STALLED):
                 settled = True
                 break
-        state.balance()
         explanation += (
             f" Exact refits of both factors on their supports took the relative error of the loss from "
             f"{errors[0]:.5g} to {min(errors):.5g}."
         )
+        simpler = state.try_simple(min(errors))
+        explanation += simpler
+        settled = settled or bool(simpler)
+        state.balance()
         status = Status.STATIONARY if settled else Status.LIMIT
         return Outcome((state.values[0].T, state.values[1]), status, None, explanation)
 
@@ -170,7 +177,7 @@ class _State:
         self.weight = None if problem.gram is None else _weights(problem.gram)
         # Squares of what is larger or smaller than this could leave the range of float32.
         largest = float(abs(problem.matrix).max())
-        self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else largest
+        self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else 4.0 ** round(math.log(largest, 4))
         self.whole = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
         # The matrix of the search: columns scaled by the root of the gram's diagonal.
         self.matrix = self.whole if self.weight is None else self.whole * self.weight
@@ -367,14 +374,32 @@ class _State:
         for side in self.order:
             self.values[side] = refit(self._objective(side), self.masks[side], self.values[side], self.backend)
 
+    def try_simple(self, error: float) -> str:
+        """Take a simpler product if it is better than `error`, and say in a sentence that it was."""
+        taken, found = "", self.values
+        if isinstance(self.problem.constraints, DoubleSparse):
+            for sentence, make in SIMPLE_PRODUCTS:
+                candidate = make(self.whole, self.problem.constraints, self.backend, self.weight, self.problem.seed)
+                if candidate is None:
+                    continue
+                self.values = candidate
+                reached = self.error()
+                if reached < error:
+                    taken, found, error = sentence, candidate, reached
+        self.values = found
+        return taken
+
     def balance(self) -> None:
-        """Share the scale of every rank-one term, and the unit of the matrix, evenly between the two factors."""
+        """Share the scale of every rank-one term, and the unit of the matrix, about evenly between the two factors.
+
+        Scales are powers of two, which change no digit.
+        """
         left, right = (np.linalg.norm(value, axis=1) for value in self.values)
         both = (left > 0) & (right > 0)
-        ratio = np.sqrt(np.where(both, right, 1) / np.where(both, left, 1)).astype(left.dtype)[:, None]
+        ratio = np.exp2(np.rint(np.log2(np.where(both, right, 1) / np.where(both, left, 1)) / 2)).astype(left.dtype)
         unit = left.dtype.type(math.sqrt(self.unit))
-        self.values[0] *= ratio * unit
-        self.values[1] *= unit / ratio
+        self.values[0] *= ratio[:, None] * unit
+        self.values[1] *= unit / ratio[:, None]
 
     def explain(self) -> str:
         """Say what the search did."""

@@ -53,7 +53,8 @@ def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) 
             # Squares left the range of float64 (or a norm is zero): the quotients do not depend on the target's scale.
             largest = _largest(target)
             if largest > 0.0 and math.isfinite(largest):
-                sums = _sums(target, factors, gram, largest)
+                # The reciprocal of a subnormal number would overflow.
+                sums = _sums(target, factors, gram, max(largest, 1e-300))
     if not math.isfinite(largest) or any(math.isnan(s) for s in sums):
         raise NonFiniteError("the target or gram holds NaN or infinity; the error is defined for finite numbers only")
     residual, norm, weighted_residual, weighted_norm = sums

@@ -241,6 +241,7 @@ def document(
     source: str = "",
     copied: Iterable[str] = (),
     failed: Mapping[str, str] | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return a file's metadata: the one key and its JSON document.
 
@@ -254,6 +255,8 @@ def document(
         Names of the tensors that were taken over unchanged.
     failed : mapping of str to str, optional
         Names of the matrices that could not be factorized, with the sentence that says why.
+    sha256 : mapping of str to str, optional
+        The SHA-256 of every tensor that was taken over unchanged.
 
     Returns
     -------
@@ -273,6 +276,8 @@ def document(
         "copied": list(copied),
         "failed": dict(failed or {}),
     }
+    if sha256 is not None:
+        content["sha256"] = dict(sha256)
     return {KEY: json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))}
 
 
