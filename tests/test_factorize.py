@@ -340,6 +340,9 @@ def test_bad_options_get_a_sentence():
         ({"init": (A, A)}, ShapeError, r"init\[0\] has shape"),
         ({"device": "cuda"}, DeviceError, "cuda1[23]|cupy|GPU"),
         ({"device": "tpu"}, DeviceError, "'tpu' is not known"),
+        ({"seed": -1}, ArgumentError, "seed=-1"),
+        ({"callback": 3}, ArgumentError, "callback=3 cannot be called"),
+        ({"time_limit": "1 s"}, ArgumentError, "time_limit='1 s'"),
         ({"solver": sf.Alternating}, ArgumentError, r"Alternating\(\)"),
         ({"solver": sf.ADMM()}, ArgumentError, "finds one matrix"),
     ]:

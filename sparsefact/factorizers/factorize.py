@@ -95,6 +95,7 @@ def factorize(
         matrix = matrix.astype(np.float32)
     if 0 in matrix.shape:
         raise ShapeError(f"A has shape {matrix.shape}; a matrix with at least one row and one column is expected")
+    check_int("seed", seed, 0)
     backend = get_backend(matrix, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     solver = Alternating() if solver is None else solver

@@ -34,9 +34,13 @@ def run(solver: Solver, problem: Any, *, callback: Callback | None = None, time_
     NonFiniteError
         If the objective stops being finite.
     ArgumentError
-        If the time limit is not positive.
+        If the time limit is not a positive number, or the callback cannot be called.
     """
-    if time_limit is not None and not time_limit > 0:
+    if callback is not None and not callable(callback):
+        raise ArgumentError(
+            f"callback={callback!r} cannot be called; pass a function of one Progress that returns True to stop"
+        )
+    if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
         raise ArgumentError(
             f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit"
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsefact.backends.registry import get_backend
-from sparsefact.constraints.base import Constraint, check_dtype, check_finite
+from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
 from sparsefact.errors import ArgumentError, ShapeError
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.loop import run
@@ -104,6 +104,7 @@ def minimize(
         )
     solver = ADMM() if solver is None else solver
     check_solver(solver)
+    check_int("seed", seed, 0)
     objective.validate()
     constraint.count(objective.shape)
     backend = get_backend(objective.gram, objective.cross, device=device)
