@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.errors import SparsefactError
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.dtypes import code_of
@@ -334,7 +335,7 @@ def _check_budget(record: Any, shape: tuple[int, int], nnz: int) -> str:
     if "density" not in record and "budget" not in record:
         return ""
     budget, density = _get(record, "budget", int, "the record"), _number(record, "density", "the record")
-    if not 0 < density <= 1 or budget != math.floor(density * (shape[0] * shape[1])):
+    if not 0 < density <= 1 or budget != joint_budget(density, shape):
         raise _Wrong(f"the record has the budget {budget} at density {density}, which do not fit the shape {shape}")
     if nnz > budget:
         raise _Wrong(f"the factors store {nnz:,} entries, more than the budget of {budget:,}")

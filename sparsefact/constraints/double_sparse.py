@@ -73,7 +73,7 @@ class DoubleSparse:
             raise ShapeError(f"shape={(m, n)} is empty; a double sparse product needs at least one row and one column")
         density = check_density("density", self.density)
         inner = min(m, n) if self.inner is None else check_int("inner", self.inner)
-        budget, entries = math.floor(density * (m * n)), inner * (m + n)
+        budget, entries = joint_budget(density, (m, n)), inner * (m + n)
         if budget > entries:
             raise BudgetError(
                 f"density={density} of shape {(m, n)} is a budget of {budget}, but two factors of inner size "
@@ -107,7 +107,7 @@ class DoubleSparse:
     @property
     def budget(self) -> int:
         """The largest number of nonzeros of both factors together, ``floor(density * m * n)``."""
-        return math.floor(self.density * (self.shape[0] * self.shape[1]))
+        return joint_budget(self.density, self.shape)
 
     @property
     def left_shape(self) -> Shape:
@@ -268,6 +268,15 @@ def _least_density(count: int, entries: int) -> str:
     if count > entries:
         return "no density is enough for this shape"
     return f"pass a density of at least {density_of(count, entries)}"
+
+
+def joint_budget(density: float, shape: Shape) -> int:
+    """Return ``floor(density * m * n)`` in whichever order of the products rounds lowest.
+
+    So ``nnz <= density * m * n`` holds however it is written, and the transposed problem has the same budget.
+    """
+    m, n = shape
+    return min(math.floor(density * (m * n)), math.floor(density * m * n), math.floor(density * n * m))
 
 
 def double_sparse(
