@@ -9,6 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsefact.analysis.closedness import Closedness, closedness
+    from sparsefact.analysis.landscape import Landscape, landscape
+    from sparsefact.analysis.probe_closedness import probe_closedness
+    from sparsefact.analysis.relu import relu_training_wellposed
+    from sparsefact.analysis.tractability import Tractability, tractability
     from sparsefact.constraints.block_top_k import BlockTopK
     from sparsefact.constraints.dense import Dense
     from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
@@ -16,8 +21,12 @@ if TYPE_CHECKING:
     from sparsefact.constraints.n_of_m import NOfM
     from sparsefact.constraints.support import Support
     from sparsefact.constraints.top_k import TopK
+    from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
     from sparsefact.factorizers.factorize import factorize
+    from sparsefact.factorizers.palm import PALM
+    from sparsefact.factorizers.probe_landscape import probe_landscape
+    from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
     from sparsefact.minimizers.admm import ADMM
     from sparsefact.minimizers.minimize import Solution, minimize
     from sparsefact.objectives.quadratic import Quadratic
@@ -31,44 +40,68 @@ __version__ = "0.1.0"
 _HOME = {
     "ADMM": "sparsefact.minimizers.admm",
     "Alternating": "sparsefact.factorizers.alternating",
+    "AlternatingLeastSquares": "sparsefact.factorizers.als",
     "BlockTopK": "sparsefact.constraints.block_top_k",
+    "Closedness": "sparsefact.analysis.closedness",
     "Dense": "sparsefact.constraints.dense",
     "DoubleSparse": "sparsefact.constraints.double_sparse",
     "Factorization": "sparsefact.products.factorization",
     "KroneckerFactor": "sparsefact.products.factors",
     "KroneckerSupport": "sparsefact.constraints.kronecker_support",
+    "Landscape": "sparsefact.analysis.landscape",
     "NOfM": "sparsefact.constraints.n_of_m",
+    "PALM": "sparsefact.factorizers.palm",
     "Quadratic": "sparsefact.objectives.quadratic",
     "Solution": "sparsefact.minimizers.minimize",
     "Status": "sparsefact.products.status",
+    "SubmatrixSVD": "sparsefact.factorizers.submatrix_svd",
     "Support": "sparsefact.constraints.support",
     "TopK": "sparsefact.constraints.top_k",
+    "Tractability": "sparsefact.analysis.tractability",
+    "closedness": "sparsefact.analysis.closedness",
     "double_sparse": "sparsefact.constraints.double_sparse",
     "factorize": "sparsefact.factorizers.factorize",
+    "landscape": "sparsefact.analysis.landscape",
     "load": "sparsefact.products.storage",
     "minimize": "sparsefact.minimizers.minimize",
+    "probe_closedness": "sparsefact.analysis.probe_closedness",
+    "probe_landscape": "sparsefact.factorizers.probe_landscape",
+    "relu_training_wellposed": "sparsefact.analysis.relu",
+    "tractability": "sparsefact.analysis.tractability",
 }
 
 __all__ = [
     "ADMM",
+    "PALM",
     "Alternating",
+    "AlternatingLeastSquares",
     "BlockTopK",
+    "Closedness",
     "Dense",
     "DoubleSparse",
     "Factorization",
     "KroneckerFactor",
     "KroneckerSupport",
+    "Landscape",
     "NOfM",
     "Quadratic",
     "Solution",
     "Status",
+    "SubmatrixSVD",
     "Support",
     "TopK",
+    "Tractability",
     "__version__",
+    "closedness",
     "double_sparse",
     "factorize",
+    "landscape",
     "load",
     "minimize",
+    "probe_closedness",
+    "probe_landscape",
+    "relu_training_wellposed",
+    "tractability",
 ]
 
 

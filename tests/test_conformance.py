@@ -289,6 +289,96 @@ def test_masked_lsq_shows_nan(device):
     np.testing.assert_array_equal(z[:, 1], 1)
 
 
+def captured(blocks, u):
+    """The energy of every block in the span of its columns of u, which are orthonormal."""
+    return np.sum(np.abs(u.conj().transpose(0, 2, 1) @ blocks) ** 2, axis=(1, 2))
+
+
+def make_blocks(count, b, c, dtype, kind, seed):
+    """Blocks of one kind of difficulty for a dominant pair."""
+    rng = np.random.default_rng(seed)
+    x = (
+        np.stack([make((b, c), dtype, "normal", seed + i) for i in range(count)])
+        if count
+        else np.zeros((0, b, c), dtype)
+    )
+    if kind == "rank one":
+        x = np.stack([np.outer(one[:, 0], one[0]) for one in x]) if count else x
+    elif kind == "ties":
+        x = np.zeros((count, b, c)) + np.eye(b, c)[rng.permutation(b)]
+    elif kind == "near ties":
+        p = min(b, c)
+        values = np.ones(p) - 10.0 ** rng.uniform(-16, -1, p)
+        u, v = (
+            np.linalg.qr(make((k, p), "complex128" if dtype[0] == "c" else "float64", seed=seed + k))[0] for k in (b, c)
+        )
+        x = np.broadcast_to((u * values) @ v.conj().T, (count, b, c))
+    elif kind == "blocks apart":
+        x = np.zeros((count, b, c))
+        x[:, 0, 0] = np.sqrt(3.0)
+        x[:, 1:3, 1:3] = 1.0
+    elif kind == "zeros":
+        x = np.zeros((count, b, c))
+    elif kind == "huge":
+        x = x * 10.0 ** rng.choice([-18, 18], (count, 1, 1))
+    return x.astype(dtype)
+
+
+block_kinds = st.sampled_from(["normal", "rank one", "ties", "near ties", "blocks apart", "zeros", "huge"])
+
+
+@every_backend
+@given(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20), dtypes, block_kinds, seeds, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_rank1(device, count, b, c, dtype, kind, seed, reverse):
+    x = make_blocks(count, b, c, dtype, kind, seed)
+    x = x[:, ::-1, ::-1] if reverse else x
+    backend = get_backend(device=device)
+    given_blocks = backend.xp.asarray(x)
+    u, s, v = (take(part) for part in backend.rank1(given_blocks))
+    assert (u.shape, s.shape, v.shape) == ((count, b), (count,), (count, c))
+    assert u.dtype == v.dtype == x.dtype and s.dtype == x.real.dtype
+    _, sigma, _ = REFERENCE.rank1(x)
+    tight = tolerance(dtype, 50)
+    np.testing.assert_allclose(s, sigma, rtol=tight, atol=0)
+    for unit in (u, v):
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=tight)
+    scale = np.where(sigma > 0, sigma, 1)[:, None, None].astype(float)
+    wide = x / scale
+    energy = captured(wide, u[:, :, None])
+    np.testing.assert_allclose(energy, (sigma > 0).astype(float), rtol=0, atol=max(tight, 1e-12))
+    # no worse than the best approximation, even where that is exact
+    rest = np.linalg.norm(wide - np.where(sigma > 0, 1, 0)[:, None, None] * u[:, :, None] * v[:, None, :], axis=(1, 2))
+    full = np.linalg.svd(wide.astype(complex), compute_uv=False)
+    np.testing.assert_allclose(rest, np.linalg.norm(full[:, 1:], axis=1), rtol=0, atol=tight)
+    np.testing.assert_array_equal(take(given_blocks), x)
+
+
+@every_backend
+@given(st.integers(0, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 8), dtypes, block_kinds, seeds)
+@settings(max_examples=100, deadline=None)
+def test_rank_r(device, count, b, c, r, dtype, kind, seed):
+    r = min(r, b, c)
+    x = make_blocks(count, b, c, dtype, kind, seed)
+    backend = get_backend(device=device)
+    u, s, v = (take(part) for part in backend.rank_r(backend.xp.asarray(x), r))
+    assert (u.shape, s.shape, v.shape) == ((count, b, r), (count, r), (count, r, c))
+    assert u.dtype == v.dtype == x.dtype and s.dtype == x.real.dtype
+    _, sigma, _ = REFERENCE.rank_r(x, r)
+    tight = tolerance(dtype, 200)
+    assert np.all(np.abs(s - sigma) <= tight * sigma[:, :1])
+    eye = np.broadcast_to(np.eye(r), (count, r, r))
+    np.testing.assert_allclose(u.conj().transpose(0, 2, 1) @ u, eye, rtol=0, atol=tight)
+    np.testing.assert_allclose(v @ v.conj().transpose(0, 2, 1), eye, rtol=0, atol=tight)
+    scale = np.where(sigma[:, :1] > 0, sigma[:, :1], 1)[:, :, None].astype(float)
+    best = np.sum((sigma / scale[:, :, 0]) ** 2, axis=1)
+    np.testing.assert_allclose(captured(x / scale, u), best, rtol=0, atol=max(tight, 1e-12) * r)
+    # no worse than the best approximation, even where that is exact
+    rest = np.linalg.norm(x / scale - (u * (s / scale[:, :, 0])[:, None, :]) @ v, axis=(1, 2))
+    full = np.linalg.svd((x / scale).astype(complex), compute_uv=False)
+    np.testing.assert_allclose(rest, np.linalg.norm(full[:, r:], axis=1), rtol=0, atol=tight)
+
+
 # the elementwise steps
 
 

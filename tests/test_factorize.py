@@ -181,13 +181,36 @@ def test_pairs_of_fixed_supports_give_the_blockwise_optimum():
     A = _gaussian(12, 12)
     left, right = sf.KroneckerSupport(1, 4, 4, 3), sf.KroneckerSupport(4, 3, 3, 1)
     F = sf.factorize(A, (left, right), sf.Alternating(refits=500))
+    exact = sf.factorize(A, (left, right))
     assert all(isinstance(factor, sf.KroneckerFactor) for factor in F.factors)
     blocks = A.reshape(4, 3, 4, 3).transpose(1, 2, 0, 3)
     best = sum(np.linalg.svd(blocks[i, j], compute_uv=False)[0] ** 2 for i in range(3) for j in range(4))
-    assert np.sqrt(max(0, 1 - best / np.linalg.norm(A) ** 2)) <= F.error + 1e-9
+    assert exact.error == pytest.approx(np.sqrt(1 - best / np.linalg.norm(A) ** 2), rel=1e-9)
+    assert exact.error <= F.error + 1e-9
     same = sf.factorize(A, (sf.Support(left.mask()), sf.Support(right.mask())), sf.Alternating(refits=500))
     assert same.error == pytest.approx(F.error, rel=1e-6)
     assert not same.factors[0].toarray()[~left.mask()].any()
+
+
+def test_the_solver_is_chosen_by_the_constraints():
+    A = _gaussian(12, 12)
+    monarch = sf.KroneckerSupport(1, 4, 4, 3), sf.KroneckerSupport(4, 3, 3, 1)
+    lower = sf.Support(np.tri(12, dtype=bool))
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 12))
+    for constraints, options, solver, words in [
+        (monarch, {}, sf.SubmatrixSVD, "tractable"),
+        (monarch, {"gram": np.diag(rng.random(12) + 0.1)}, sf.SubmatrixSVD, "tractable"),
+        (monarch, {"gram": X.T @ X}, sf.AlternatingLeastSquares, "gram is not diagonal"),
+        ((lower, lower.T), {}, sf.AlternatingLeastSquares, "not known to be tractable"),
+        ((sf.TopK(density=0.4), sf.Dense()), {}, sf.Alternating, "Alternated"),
+        (tuple(sf.TopK(density=0.5) for _ in range(3)), {}, sf.PALM, "3 factors"),
+    ]:
+        F = sf.factorize(A, constraints, **options)
+        assert isinstance(F.solver, solver) and words in F.explain(), words
+        assert len(F.factors) == len(constraints) and F.error < 1
+    with pytest.raises(ArgumentError, match=r"takes two factors, and there are 3; use sparsefact\.PALM"):
+        sf.factorize(A, (sf.Dense(),) * 3, sf.Alternating())
 
 
 def test_dense_and_patterned_factors():
@@ -308,14 +331,13 @@ BAD = [
     (lambda A: (A, 0.3), ArgumentError, "not a constraint"),
     (lambda A: (A, (sf.TopK, sf.TopK)), ArgumentError, "not a constraint"),
     (lambda A: (A, sf.TopK(density=0.1)), ArgumentError, r"constraint\.project\(A\)"),
-    (lambda A: (A, (sf.Dense(),) * 3), ArgumentError, "3 constraints"),
     (lambda A: (A, (sf.TopK(nnz=1000), sf.Dense())), BudgetError, "1000"),
     (
         lambda A: (A, (sf.Support(np.ones((10, 4), bool)), sf.Support(np.ones((5, 14), bool)))),
         ShapeError,
-        "inner dimension",
+        "its neighbour: 5 is not 4",
     ),
-    (lambda A: (A, (sf.Support(np.ones((9, 4), bool)), sf.Dense())), ShapeError, r"must be \(10, 4\)"),
+    (lambda A: (A, (sf.Support(np.ones((9, 4), bool)), sf.Dense())), ShapeError, r"A of shape \(10, 14\): 9 is not 10"),
 ]
 
 
@@ -337,7 +359,7 @@ def test_bad_options_get_a_sentence():
         ({"gram": np.eye(14) * (1 + 0j)}, DtypeError, "complex128"),
         ({"inner": 3}, ShapeError, "inner=3 contradicts"),
         ({"inner": 0}, ArgumentError, "inner=0"),
-        ({"init": A}, ArgumentError, "pair of factors"),
+        ({"init": A}, ArgumentError, "tuple of 2 factors"),
         ({"init": (A, A)}, ShapeError, r"init\[0\] has shape"),
         ({"device": "cuda"}, DeviceError, "cuda1[23]|cupy|GPU"),
         ({"device": "tpu"}, DeviceError, "'tpu' is not known"),

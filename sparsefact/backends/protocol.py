@@ -114,6 +114,48 @@ class Backend(Protocol):
         """
         ...
 
+    def rank1(self, blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the dominant singular triple of every block: the best approximation of rank one.
+
+        Parameters
+        ----------
+        blocks : (n, b, c) array
+            Finite, in any memory layout, with b and c at least one.
+
+        Returns
+        -------
+        u : (n, b) array
+            Unit vectors.
+        s : (n,) real array
+            The largest singular values.
+        v : (n, c) array
+            Unit vectors, rows as in NumPy's ``vh``: a block is near ``s * outer(u, v)``. The captured energy ``s**2``
+            is that of the SVD up to rounding; a zero block has s = 0. Which of equal directions, and which sign, is
+            not specified.
+        """
+        ...
+
+    def rank_r(self, blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the `r` leading singular triples of every block, from large to small.
+
+        Parameters
+        ----------
+        blocks : (n, b, c) array
+            Finite, in any memory layout.
+        r : int
+            At least one, at most ``min(b, c)``.
+
+        Returns
+        -------
+        u : (n, b, r) array
+            With orthonormal columns.
+        s : (n, r) real array
+        v : (n, r, c) array
+            With orthonormal rows: a block is near ``(u * s[:, None, :]) @ v``, and no matrix of rank r is nearer, up to
+            rounding.
+        """
+        ...
+
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place, all ``(m, n)``.
 

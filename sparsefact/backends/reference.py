@@ -142,6 +142,17 @@ class ReferenceBackend:
                 z[kept, j] = np.linalg.solve(full[np.ix_(kept, kept)], r[kept, j].astype(full.dtype))
         return z.astype(r.dtype)
 
+    def rank1(self, blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the dominant singular triple of every block."""
+        u, s, v = self.rank_r(blocks, 1)
+        return u[:, :, 0], s[:, 0], v[:, 0]
+
+    def rank_r(self, blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the `r` leading singular triples of every block."""
+        u, s, v = np.linalg.svd(_wide(blocks), full_matrices=False)
+        real = blocks.real.dtype
+        return u[:, :, :r].astype(blocks.dtype), s[:, :r].astype(real), v[:, :r].astype(blocks.dtype)
+
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""
         t[...] = _wide(b) + np.where(mask, 0, _wide(t))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sparsefact.analysis.tractability import tractability
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Constraint, as_matrix, check_int
 from sparsefact.constraints.dense import Dense
@@ -15,8 +17,12 @@ from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
+from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
+from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.minimize import check_solver
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
@@ -25,6 +31,9 @@ from sparsefact.products.factorization import Factorization
 from sparsefact.products.factors import KroneckerFactor
 
 __all__ = ["factorize"]
+
+_FIXED = (Support, KroneckerSupport)
+_PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD)
 
 
 def factorize(
@@ -40,22 +49,24 @@ def factorize(
     callback: Callback | None = None,
     time_limit: float | None = None,
 ) -> Factorization:
-    """Factorize ``A ~ F_1 @ F_2``, each factor inside its constraint.
+    """Factorize ``A ~ F_1 @ F_2 @ ... @ F_L``, each factor inside its constraint.
 
     Parameters
     ----------
     A : (m, n) array
         float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified.
-    constraints : DoubleSparse or pair of constraints
+    constraints : DoubleSparse or tuple of constraints
         What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, or a constraint per factor.
     solver : Solver, optional
-        ``Alternating()`` unless given.
+        Unless given: `SubmatrixSVD` for two fixed supports that are tractable, `AlternatingLeastSquares` for two that
+        are not known to be, `Alternating` for other pairs, `PALM` for more factors. ``explain()`` of the result says
+        which and why.
     gram : (n, n) array, optional
         Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
         ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
     inner : int, optional
-        Columns of F_1 and rows of F_2, where the constraints do not say it; ``min(m, n)`` unless given.
-    init : pair of arrays or Factorization, optional
+        The dimension between two factors, where the constraints do not say it; ``min(m, n)`` unless given.
+    init : tuple of arrays or Factorization, optional
         Factors to start from.
     device : str, optional
         Where to compute; None follows `A`.
@@ -98,24 +109,23 @@ def factorize(
     check_int("seed", seed, 0)
     backend = get_backend(matrix, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
-    solver = Alternating() if solver is None else solver
-    check_solver(solver)
-    if not isinstance(solver, Alternating):
-        raise ArgumentError(
-            f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
-        )
+    checked_gram = _check_gram(gram, matrix)
+    reason = ""
+    if solver is None:
+        solver, reason = _choose(checked, checked_gram)
+    _check_solver(solver, len(shapes))
     problem = FactorizationProblem(
         matrix,
         checked,
         shapes,
-        _check_gram(gram, matrix),
+        checked_gram,
         backend,
         _check_init(init, shapes, matrix.dtype),
         seed,
     )
     finished = run(solver, problem, callback=callback, time_limit=time_limit)
     outcome: Outcome = finished.outcome
-    each = checked if isinstance(checked, tuple) else (None, None)
+    each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
     return Factorization(
         [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)],
         target=matrix,
@@ -127,59 +137,104 @@ def factorize(
         constraint=checked,
         seed=seed,
         seconds=finished.seconds,
-        explanation=outcome.explanation,
+        explanation=reason + outcome.explanation,
     )
+
+
+def _choose(constraints: tuple[Constraint, ...] | DoubleSparse, gram: NDArray[Any] | None) -> tuple[Solver, str]:
+    """Return the solver for these constraints, and a sentence that says why."""
+    if isinstance(constraints, DoubleSparse):
+        return Alternating(), ""
+    if len(constraints) > 2:
+        return PALM(), f"PALM was chosen, since there are {len(constraints)} factors. "
+    if not all(isinstance(constraint, _FIXED) for constraint in constraints):
+        return Alternating(), ""
+    if gram is not None and np.count_nonzero(gram) > np.count_nonzero(gram.diagonal()):
+        return AlternatingLeastSquares(), "AlternatingLeastSquares was chosen, since the gram is not diagonal. "
+    answer = tractability(*constraints)
+    if answer.tractable:
+        return SubmatrixSVD(), f"SubmatrixSVD was chosen, since the supports are tractable ({answer.rule}). "
+    return (
+        AlternatingLeastSquares(),
+        "AlternatingLeastSquares was chosen, since the supports are not known to be tractable. ",
+    )
+
+
+def _check_solver(solver: Any, factors: int) -> None:
+    check_solver(solver)
+    if isinstance(solver, ADMM):
+        raise ArgumentError(
+            f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
+        )
+    if factors != 2 and isinstance(solver, _PAIRS):
+        raise ArgumentError(f"solver={solver!r} takes two factors, and there are {factors}; use sparsefact.PALM()")
 
 
 def _check_constraints(
     constraints: Any, shape: tuple[int, int], inner: int | None
-) -> tuple[tuple[Constraint, Constraint] | DoubleSparse, tuple[tuple[int, int], tuple[int, int]]]:
+) -> tuple[tuple[Constraint, ...] | DoubleSparse, tuple[tuple[int, int], ...]]:
     """Return the constraints with the factors' shapes, or refuse what does not fit the matrix."""
-    m, n = shape
     if inner is not None:
         inner = check_int("inner", inner)
     if isinstance(constraints, DoubleSparse):
-        if constraints.shape != (m, n):
-            raise ShapeError(
-                f"constraints is for a matrix of shape {constraints.shape}, but A has shape {shape}; "
-                f"use sparsefact.double_sparse(A.shape, {constraints.density})"
-            )
-        k = constraints.left_shape[1]
-        if inner is not None and inner != k:
-            raise ShapeError(f"inner={inner} contradicts the constraint's inner={k}; give it in one place only")
-        # Built by hand, a constraint may still be one that double_sparse refuses.
-        double_sparse(shape, constraints.density, constraints.left_density, k)
-        return constraints, (constraints.left_shape, constraints.right_shape)
-    pair = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
-    for constraint in pair:
+        return _check_joint(constraints, shape, inner)
+    each = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
+    for constraint in each:
         if isinstance(constraint, type) or not isinstance(constraint, Constraint):
             raise ArgumentError(
                 f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
                 "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
             )
-    if len(pair) != 2:
-        hint = "for one sparse matrix use constraint.project(A)" if len(pair) == 1 else "more factors are not supported"
-        raise ArgumentError(f"constraints holds {len(pair)} constraints; a pair is needed, one for each factor; {hint}")
-    left, right = pair
-    if isinstance(left, (Support, KroneckerSupport)):
-        inner = _agreed(inner, left.shape[1], "left")
-    if isinstance(right, (Support, KroneckerSupport)):
-        inner = _agreed(inner, right.shape[0], "right")
-    k = min(m, n) if inner is None else inner
-    shapes = ((m, k), (k, n))
-    for name, constraint, expected in zip(("left", "right"), pair, shapes, strict=True):
-        if isinstance(constraint, (Support, KroneckerSupport)) and constraint.shape != expected:
-            raise ShapeError(
-                f"the {name} constraint has shape {constraint.shape}, but A has shape {shape}; it must be {expected}"
-            )
+    if len(each) < 2:
+        raise ArgumentError(
+            f"constraints holds {len(each)} constraints; one is needed for each of two or more factors, and for one "
+            "sparse matrix use constraint.project(A)"
+        )
+    shapes = _shapes(each, shape, inner)
+    for constraint, expected in zip(each, shapes, strict=True):
         constraint.count(expected)
-    return (left, right), shapes
+    return each, shapes
 
 
-def _agreed(inner: int | None, found: int, name: str) -> int:
-    if inner is not None and inner != found:
-        raise ShapeError(f"the {name} support has inner dimension {found}, but {inner} is asked for; they must agree")
-    return found
+def _check_joint(
+    joint: DoubleSparse, shape: tuple[int, int], inner: int | None
+) -> tuple[DoubleSparse, tuple[tuple[int, int], ...]]:
+    if joint.shape != shape:
+        raise ShapeError(
+            f"constraints is for a matrix of shape {joint.shape}, but A has shape {shape}; "
+            f"use sparsefact.double_sparse(A.shape, {joint.density})"
+        )
+    k = joint.left_shape[1]
+    if inner is not None and inner != k:
+        raise ShapeError(f"inner={inner} contradicts the constraint's inner={k}; give it in one place only")
+    # Built by hand, a constraint may still be one that double_sparse refuses.
+    double_sparse(shape, joint.density, joint.left_density, k)
+    return joint, (joint.left_shape, joint.right_shape)
+
+
+def _shapes(
+    constraints: tuple[Constraint, ...], shape: tuple[int, int], inner: int | None
+) -> tuple[tuple[int, int], ...]:
+    """Return the shapes of the factors: fixed supports say theirs, what they leave open is `inner` or min(m, n)."""
+    lengths: list[int | None] = [shape[0], *([None] * (len(constraints) - 1)), shape[1]]
+    for i, constraint in enumerate(constraints):
+        if isinstance(constraint, _FIXED):
+            for at, length in zip((i, i + 1), constraint.shape, strict=True):
+                if lengths[at] not in (None, length):
+                    raise ShapeError(
+                        f"the support of factor {i + 1} has shape {constraint.shape}, which does not fit "
+                        f"{'A of shape ' + str(shape) if at in (0, len(constraints)) else 'its neighbour'}: "
+                        f"{length} is not {lengths[at]}"
+                    )
+                lengths[at] = length
+    if inner is not None:
+        if None not in lengths and inner not in lengths[1:-1]:
+            raise ShapeError(
+                f"inner={inner} contradicts the supports, whose inner dimension is {lengths[1]}; leave it out"
+            )
+    open_length = min(shape) if inner is None else inner
+    filled = [open_length if length is None else length for length in lengths]
+    return tuple(pairwise(filled))
 
 
 def _check_gram(gram: Any, matrix: NDArray[Any]) -> NDArray[Any] | None:
@@ -204,13 +259,15 @@ def _check_gram(gram: Any, matrix: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def _check_init(
-    init: Any, shapes: tuple[tuple[int, int], tuple[int, int]], dtype: np.dtype[Any]
+    init: Any, shapes: tuple[tuple[int, int], ...], dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], ...] | None:
     if init is None:
         return None
     factors = init.factors if isinstance(init, Factorization) else init
-    if not isinstance(factors, (tuple, list)) or len(factors) != 2:
-        raise ArgumentError("init must be a pair of factors or a Factorization of two; pass (F1, F2)")
+    if not isinstance(factors, (tuple, list)) or len(factors) != len(shapes):
+        raise ArgumentError(
+            f"init must be a tuple of {len(shapes)} factors or a Factorization of as many; pass (F1, F2, ...)"
+        )
     start = []
     for i, (factor, shape) in enumerate(zip(factors, shapes, strict=True)):
         array = as_matrix(f"init[{i}]", factor.toarray() if hasattr(factor, "toarray") else factor)

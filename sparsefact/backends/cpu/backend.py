@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.cpu import admm, inverse, masked_lsq, select
+from sparsefact.backends.cpu import admm, inverse, low_rank, masked_lsq, select
 from sparsefact.backends.protocol import Per
 
 __all__ = ["CPU", "CpuBackend"]
@@ -46,6 +46,14 @@ class CpuBackend:
     def masked_lsq(self, g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
         """Solve a Hermitian positive definite system per column, each on its own support."""
         return masked_lsq.masked_lsq(g, r, mask)
+
+    def rank1(self, blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the dominant singular triple of every block."""
+        return low_rank.rank1(blocks)
+
+    def rank_r(self, blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the `r` leading singular triples of every block."""
+        return low_rank.rank_r(blocks, r)
 
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""
