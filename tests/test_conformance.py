@@ -218,6 +218,18 @@ def test_spd_inverse(device, p, dtype, layout, seed):
     assert_close((inverse @ g).astype(dtype), np.eye(p, dtype=dtype), dtype, 200 + 20 * p)
 
 
+@every_backend
+@pytest.mark.parametrize("p", [5, 97, 384])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_spd_inverse_of_equal_columns_with_a_ridge(device, p, dtype):
+    # The Gram matrix of p equal columns plus a ridge r; the inverse is (I - 1 1^T / (p + r)) / r.
+    ridge = 0.01
+    g = np.ones((p, p), dtype) + np.asarray(ridge * np.eye(p), dtype)
+    inverse = take(get_backend(device=device).spd_inverse(put(get_backend(device=device), g, "C")))
+    expected = (np.eye(p) - 1 / (p + ridge)) / ridge
+    np.testing.assert_allclose(inverse, expected, atol=3e-2 / ridge if dtype == "float32" else 1e-9)
+
+
 @pytest.mark.parametrize("device", [*BACKENDS, "reference"])
 def test_spd_inverse_refuses(device):
     backend = get_backend(device=device)
