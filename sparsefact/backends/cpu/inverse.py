@@ -28,11 +28,13 @@ _PANEL = 64
 _WIDE = 256
 
 
-def spd_inverse(g: NDArray[Any]) -> NDArray[Any]:
-    """Return the inverse of a Hermitian positive definite matrix, full, in the dtype of `g`."""
+def spd_inverse(g: NDArray[Any], *, overwrite: bool = False) -> NDArray[Any]:
+    """Return the inverse of a Hermitian positive definite matrix, full, in the dtype of `g`, or in `g` itself."""
     dtype = g.dtype.newbyteorder("=")
     p = g.shape[0]
-    lower, root = np.zeros((2, p, p), dtype=dtype)
+    # Of L only what lies below the diagonal blocks is written, where g is not read any more.
+    lower = g if overwrite and g.dtype == dtype else np.zeros((p, p), dtype=dtype)
+    root = np.zeros((p, p), dtype=dtype)
     for start in range(0, p, _PANEL):
         stop = min(start + _PANEL, p)
         panel = g[start:, start:stop] - lower[start:, :start] @ lower[start:stop, :start].conj().T
