@@ -46,10 +46,12 @@ def double_sparse(densities: tuple[float, ...]) -> str:
             )
     machine = document["environment"]
     seconds = statistics.median(rows["q384", 0.3]["seconds"])
+    asked = machine["threads"]["OPENBLAS_NUM_THREADS"]
+    threads = {None: "all BLAS threads", "1": "one BLAS thread"}.get(asked, f"{asked} BLAS threads")
     lines += [
         "",
-        f"Measured on {machine['cores']} cores of an {machine['cpu']} with NumPy {machine['packages']['numpy']}; one "
-        f"384 x 384 matrix at density 0.3 took {seconds:.1f} s.",
+        f"Measured on an {machine['cpu']}, {machine['cores']} cores, {threads}, NumPy {machine['packages']['numpy']}; "
+        f"one 384 x 384 matrix at density 0.3 took {seconds:.1f} s.",
     ]
     return "\n".join(lines)
 

@@ -216,6 +216,20 @@ def test_spd_inverse(device, p, dtype, layout, seed):
     assert_close(inverse, REFERENCE.spd_inverse(g), dtype, 200)
     np.testing.assert_array_equal(inverse, inverse.conj().T)
     assert_close((inverse @ g).astype(dtype), np.eye(p, dtype=dtype), dtype, 200 + 20 * p)
+    in_place = take(backend.spd_inverse(put(backend, noisy.copy(), layout), overwrite=True))
+    np.testing.assert_array_equal(in_place, inverse)
+
+
+@every_backend
+@pytest.mark.parametrize("p", [5, 97, 384])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_spd_inverse_of_equal_columns_with_a_ridge(device, p, dtype):
+    # The Gram matrix of p equal columns plus a ridge r; the inverse is (I - 1 1^T / (p + r)) / r.
+    ridge = 0.01
+    g = np.ones((p, p), dtype) + np.asarray(ridge * np.eye(p), dtype)
+    inverse = take(get_backend(device=device).spd_inverse(put(get_backend(device=device), g, "C")))
+    expected = (np.eye(p) - 1 / (p + ridge)) / ridge
+    np.testing.assert_allclose(inverse, expected, atol=3e-2 / ridge if dtype == "float32" else 1e-9)
 
 
 @pytest.mark.parametrize("device", [*BACKENDS, "reference"])

@@ -106,6 +106,19 @@ def test_an_exact_product_of_sparse_factors_is_found():
     assert F.error < 0.25 * _magnitude_error(A, F.nnz)
 
 
+@pytest.mark.parametrize("name", ["constant", "identity", "rank one", "signs"])
+def test_special_matrices_in_float32(name):
+    rng = np.random.default_rng(0)
+    A = {
+        "constant": np.ones((384, 384)),
+        "identity": np.eye(384),
+        "rank one": np.outer(rng.standard_normal(384), rng.standard_normal(384)),
+        "signs": np.sign(rng.standard_normal((384, 384))),
+    }[name].astype(np.float32)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.3), FAST)
+    assert F.error < (0.5 if name == "signs" else 5e-6)
+
+
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("left_density", [None, 0.35])
 def test_a_matrix_that_is_sparse_or_of_low_rank_already_comes_out_exactly(transpose, left_density):

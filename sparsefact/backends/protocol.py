@@ -79,10 +79,11 @@ class Backend(Protocol):
         """
         ...
 
-    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+    def spd_inverse(self, g: NDArray[Any], *, overwrite: bool = False) -> NDArray[Any]:
         """Return the inverse of the Hermitian positive definite ``(p, p)`` matrix `g`, full and in its dtype.
 
-        Only the lower triangle of `g` is read, and the result is exactly Hermitian.
+        Only the lower triangle of `g` is read, and the result is exactly Hermitian. With `overwrite` the memory of `g`
+        may be used, and may hold the result: use what is returned.
 
         Raises
         ------

@@ -107,7 +107,7 @@ class ReferenceBackend:
                 norms[i, j] = np.linalg.norm(magnitudes[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols])
         return np.kron(_top(norms.reshape(-1), count).reshape(grid), np.ones(block, dtype=bool))
 
-    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+    def spd_inverse(self, g: NDArray[Any], *, overwrite: bool = False) -> NDArray[Any]:
         """Return the inverse of a Hermitian positive definite matrix."""
         lower = np.tril(_wide(g))
         if not np.all(np.isfinite(lower)):

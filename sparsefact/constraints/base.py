@@ -172,16 +172,41 @@ def kept(x: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
     return result
 
 
-def project(
-    constraint: Constraint, x: Any, scores: Any | None, name: str = "x", scores_name: str = "scores"
-) -> NDArray[Any]:
-    """Project with validation: keep the entries that the constraint's mask of ``|x|`` or `scores` selects."""
-    array = as_matrix(name, x)
-    if scores is not None:
-        return kept(array, constraint.mask(check_scores(scores_name, scores, array.shape)))
-    # half precision is compared in float32, exactly
-    wide = array if array.dtype.itemsize >= 4 else array.astype(np.float32)
-    return kept(array, constraint.mask(wide))
+class Projection:
+    """The exact projection of every constraint that keeps some entries and zeroes the others, by its `mask`."""
+
+    __slots__ = ()
+
+    def project(self: Any, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the nearest matrix of the set in the Frobenius norm.
+
+        Parameters
+        ----------
+        x : (m, n) array
+            Finite; not modified.
+        scores : (m, n) array, optional
+            Keep the entries of largest score (>= 0) instead of largest magnitude, where there is a choice.
+
+        Returns
+        -------
+        (m, n) array
+            A new array of the dtype of `x`; ties go to the lowest flat index.
+
+        Raises
+        ------
+        NonFiniteError, DtypeError, ShapeError
+            If `x` is not a finite, floating, 2-D array that fits the constraint, or `scores` do not fit it.
+        """
+        self._fit(x)
+        array = as_matrix("x", x)
+        if scores is not None:
+            return kept(array, self.mask(check_scores("scores", scores, array.shape)))
+        # half precision is compared in float32, exactly
+        wide = array if array.dtype.itemsize >= 4 else array.astype(np.float32)
+        return kept(array, self.mask(wide))
+
+    def _fit(self, x: Any) -> None:
+        """Refuse a matrix of a shape that a fixed support does not have."""
 
 
 def two_dimensional(x: Any) -> Any:

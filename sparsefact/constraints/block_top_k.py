@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import (
+    Projection,
     Shape,
     check_count,
     check_density,
@@ -18,7 +19,6 @@ from sparsefact.constraints.base import (
     check_shape,
     density_of,
     nonzero_indices,
-    project,
     two_dimensional,
 )
 from sparsefact.errors import ArgumentError, BudgetError, ShapeError
@@ -27,7 +27,7 @@ __all__ = ["BlockTopK"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class BlockTopK:
+class BlockTopK(Projection):
     """At most a given number of nonzero blocks of a regular grid.
 
     Parameters
@@ -148,28 +148,6 @@ class BlockTopK:
             Among equal norms the block that comes first in C order wins.
         """
         return get_backend(scores).block_mask(scores, self.block, self._kept(scores.shape))
-
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the nearest matrix of the set in the Frobenius norm.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Keep the blocks whose scores (>= 0) have the largest Frobenius norm, instead of those of `x`.
-
-        Returns
-        -------
-        (m, n) array
-            A new array of the dtype of `x`; among equal norms the block that comes first in C order wins.
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating, 2-D array of whole blocks, or `scores` do not fit it.
-        """
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, has no more nonzero blocks than allowed."""

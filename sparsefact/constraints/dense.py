@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Shape, check_shape, project, two_dimensional
+from sparsefact.constraints.base import Projection, Shape, check_shape, two_dimensional
 
 __all__ = ["Dense"]
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Projection):
     """The set of all matrices.
 
     Examples
@@ -46,27 +46,6 @@ class Dense:
     def mask(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
         """Return a mask of the shape of `scores` that keeps every entry."""
         return np.ones(scores.shape, dtype=bool)
-
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return a copy of `x`.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Checked, and without influence: every entry is kept.
-
-        Returns
-        -------
-        (m, n) array
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating, 2-D array, or `scores` do not fit it.
-        """
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return True for every matrix, dense or scipy.sparse."""

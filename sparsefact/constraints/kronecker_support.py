@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Shape, check_int, check_shape, nonzero_indices, project
+from sparsefact.constraints.base import Projection, Shape, check_int, check_shape, nonzero_indices
 from sparsefact.errors import ShapeError
 
 __all__ = ["KroneckerSupport"]
 
 
 @dataclass(frozen=True)
-class KroneckerSupport:
+class KroneckerSupport(Projection):
     """The matrices that are zero outside the ones of ``I_a (x) 1_{b x c} (x) I_d``.
 
     The shape is ``(a*b*d, a*c*d)`` and ``a*b*c*d`` entries may be nonzero: `a` diagonal blocks, each of which is a
@@ -107,29 +107,9 @@ class KroneckerSupport:
             self._check(check_shape(shape), "the matrix")
         return self.nnz
 
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the nearest matrix of the set in the Frobenius norm: `x` on the support, zero elsewhere.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Checked, and without influence: the support is fixed.
-
-        Returns
-        -------
-        (m, n) array
-            A new array of the dtype of `x`.
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating array of the support's shape, or `scores` do not fit it.
-        """
+    def _fit(self, x: Any) -> None:
         if np.ndim(x) == 2:
             self._check(np.shape(x), "x")
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, is zero off the support."""

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefact.backends.registry import get_backend
-from sparsefact.constraints.base import Shape, check_int, check_shape, nonzero_indices, project, two_dimensional
+from sparsefact.constraints.base import Projection, Shape, check_int, check_shape, nonzero_indices, two_dimensional
 from sparsefact.errors import ArgumentError, ShapeError
 
 __all__ = ["NOfM"]
 
 
 @dataclass(frozen=True)
-class NOfM:
+class NOfM(Projection):
     """At most `n` nonzeros in every `m` consecutive entries along an axis.
 
     Parameters
@@ -96,28 +96,6 @@ class NOfM:
         """
         self._check(scores.shape)
         return get_backend(scores).nm_mask(scores, self.n, self.m, self.axis)
-
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the nearest matrix of the set in the Frobenius norm.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Keep the entries of largest score (>= 0) instead of largest magnitude.
-
-        Returns
-        -------
-        (m, n) array
-            A new array of the dtype of `x`; ties go to the lowest index of a group.
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating, 2-D array of whole groups, or `scores` do not fit it.
-        """
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, has at most `n` nonzeros in every group."""

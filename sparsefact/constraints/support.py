@@ -8,13 +8,13 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Shape, check_shape, is_sparse, nonzero_indices, project
+from sparsefact.constraints.base import Projection, Shape, check_shape, is_sparse, nonzero_indices
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = ["Support"]
 
 
-class Support:
+class Support(Projection):
     """The matrices that are zero outside a given set of positions.
 
     The positions are kept as a sorted CSR pattern, so that a large support with few entries stays small.
@@ -182,29 +182,9 @@ class Support:
             self._check(check_shape(shape), "the matrix")
         return self.nnz
 
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the nearest matrix of the set in the Frobenius norm: `x` on the support, zero elsewhere.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Checked, and without influence: the support is fixed.
-
-        Returns
-        -------
-        (m, n) array
-            A new array of the dtype of `x`.
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating array of the support's shape, or `scores` do not fit it.
-        """
+    def _fit(self, x: Any) -> None:
         if np.ndim(x) == 2:
             self._check(np.shape(x), "x")
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, is zero off the support."""

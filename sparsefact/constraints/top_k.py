@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Per
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import (
+    Projection,
     Shape,
     check_count,
     check_density,
     check_shape,
     density_of,
     nonzeros,
-    project,
     two_dimensional,
 )
 from sparsefact.errors import ArgumentError, BudgetError
@@ -29,7 +29,7 @@ _OTHER: dict[Per, Per] = {"matrix": "matrix", "row": "column", "column": "row"}
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Projection):
     """At most k nonzeros in the matrix, in each row or in each column.
 
     Parameters
@@ -131,28 +131,6 @@ class TopK:
             Ties go to the lowest flat (C-order) index.
         """
         return get_backend(scores).topk_mask(scores, self._each(scores.shape), self.per)
-
-    def project(self, x: NDArray[Any], scores: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the nearest matrix of the set in the Frobenius norm.
-
-        Parameters
-        ----------
-        x : (m, n) array
-            Finite; not modified.
-        scores : (m, n) array, optional
-            Keep the entries of largest score (>= 0) instead of largest magnitude.
-
-        Returns
-        -------
-        (m, n) array
-            A new array of the dtype of `x`; ties go to the lowest flat index.
-
-        Raises
-        ------
-        NonFiniteError, DtypeError, ShapeError
-            If `x` is not a finite, floating, 2-D array, or `scores` do not fit it.
-        """
-        return project(self, x, scores)
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, has no more nonzeros than allowed."""

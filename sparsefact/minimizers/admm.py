@@ -287,12 +287,9 @@ class _OneSided:
 
     def prepare(self, rho: float, *, keep_gram: bool) -> None:
         self.inverse = None
-        self.inverse = self.backend.spd_inverse(self._shifted(rho))
+        self.inverse = self.backend.spd_inverse(self._shifted(rho), overwrite=not keep_gram)
         if not keep_gram:
-            # Whoever lent the gram still holds its memory: the inverse moves in.
-            assert self.gram is not None
-            self.gram[...] = self.inverse
-            self.inverse, self.gram = self.gram, None
+            self.gram = None
 
     def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
         solved: NDArray[Any] = self.backend.xp.matmul(self.inverse, rhs, out=out)

@@ -39,9 +39,9 @@ class CpuBackend:
         """Return the mask of the `count` blocks of largest Frobenius norm."""
         return select.block_mask(x, block, count)
 
-    def spd_inverse(self, g: NDArray[Any]) -> NDArray[Any]:
+    def spd_inverse(self, g: NDArray[Any], *, overwrite: bool = False) -> NDArray[Any]:
         """Return the inverse of a Hermitian positive definite matrix."""
-        return inverse.spd_inverse(g)
+        return inverse.spd_inverse(g, overwrite=overwrite)
 
     def masked_lsq(self, g: NDArray[Any], r: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
         """Solve a Hermitian positive definite system per column, each on its own support."""

@@ -1,8 +1,15 @@
-"""The inverse of a Hermitian positive definite matrix, by halves: matrix products down to small blocks.
+"""The inverse of a Hermitian positive definite matrix by panels: ``G = L L^H``, then ``G^-1 = L^-H L^-1``.
 
-The products run in NumPy's own BLAS; the smallest blocks are compiled code. SciPy's LAPACK would
+All the work is in matrix products with NumPy's own BLAS; the diagonal blocks are compiled code. SciPy's LAPACK would
 bring a second BLAS with threads of its own, and in a loop that alternates between the two their idle threads hold the
-cores against each other: potri on a 128 x 128 matrix then takes 100 ms and more instead of 0.2.
+cores against each other: potri on a 128 x 128 matrix then takes 100 ms and more instead of 0.2. (Inverting by halves
+through Schur complements is faster still, but an explicit inverse inside a Schur complement loses the square of the
+condition number, and in float32 fails on the Gram matrix of equal columns with a ridge.)
+
+========  ==================================================
+``root``  L^-1, (p, p)
+``w``     columns of a panel
+========  ==================================================
 """
 
 from __future__ import annotations
@@ -17,61 +24,48 @@ from sparsefact.errors import ArgumentError, NonFiniteError
 
 __all__ = ["spd_inverse"]
 
-_LEAF = 96
-_TILE = 64
+_PANEL = 64
+_WIDE = 256
 
 
-def spd_inverse(g: NDArray[Any]) -> NDArray[Any]:
-    """Return the inverse of a Hermitian positive definite matrix, full, in the dtype of `g`."""
-    g = np.asarray(g, dtype=g.dtype.newbyteorder("="))
+def spd_inverse(g: NDArray[Any], *, overwrite: bool = False) -> NDArray[Any]:
+    """Return the inverse of a Hermitian positive definite matrix, full, in the dtype of `g`, or in `g` itself."""
+    dtype = g.dtype.newbyteorder("=")
     p = g.shape[0]
-    result = np.empty((p, p), dtype=g.dtype)
-    if p:
-        try:
-            _invert(g, result)
-        except np.linalg.LinAlgError:
+    # Of L only what lies below the diagonal blocks is written, where g is not read any more.
+    lower = g if overwrite and g.dtype == dtype else np.zeros((p, p), dtype=dtype)
+    root = np.zeros((p, p), dtype=dtype)
+    for start in range(0, p, _PANEL):
+        stop = min(start + _PANEL, p)
+        panel = g[start:, start:stop] - lower[start:, :start] @ lower[start:stop, :start].conj().T
+        diagonal = _inverse_of_factor(panel[: stop - start], dtype)
+        if diagonal is None:
             _explain(g)
-    for start in range(0, p, _TILE):
-        stop = min(start + _TILE, p)
+        lower[stop:, start:stop] = panel[stop - start :] @ diagonal.conj().T
+        root[start:stop, :start] = -diagonal @ (lower[start:stop, :start] @ root[:start, :start])
+        root[start:stop, start:stop] = diagonal
+    # above a panel's rows its columns of L^-1 are zero, so every product starts there
+    result: NDArray[Any] = lower
+    for start in range(0, p, _WIDE):
+        stop = min(start + _WIDE, p)
+        np.matmul(root[start:, start:stop].conj().T, root[start:, :stop], out=result[start:stop, :stop])
+    for start in range(0, p, _PANEL):
+        stop = min(start + _PANEL, p)
         result[start:stop, stop:] = result[stop:, start:stop].conj().T
         below = np.tril(result[start:stop, start:stop], -1)
         result[start:stop, start:stop] = below + below.conj().T + np.diag(result.diagonal()[start:stop].real)
     return result
 
 
-def _invert(g: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write the inverse to `out`, whose upper triangle need not be right to the last bit.
-
-    With blocks ``[[A, B^H], [B, D]]``, ``X = B A^-1`` and the Schur complement ``S = D - X B^H``, it is
-    ``[[A^-1 + X^H S^-1 X, .], [-S^-1 X, S^-1]]``.
-    """
-    p = g.shape[0]
-    if p <= _LEAF:
-        root = _inverse_of_factor(g)
-        np.matmul(root.conj().T, root, out=out)
-        return
-    half = (p // 2 + 7) // 8 * 8
-    first, corner, last = out[:half, :half], out[half:, :half], out[half:, half:]
-    _invert(g[:half, :half], first)
-    x = g[half:, :half] @ first
-    _invert(g[half:, half:] - x @ g[half:, :half].conj().T, last)
-    np.matmul(last, x, out=corner)
-    np.negative(corner, out=corner)
-    first -= x.conj().T @ corner
-    # A Schur complement further up reads all of this one.
-    out[:half, half:] = corner.conj().T
-
-
-def _inverse_of_factor(block: NDArray[Any]) -> NDArray[Any]:
-    """Return ``L^-1`` of a small matrix ``L L^H``."""
-    dtype = block.dtype
+def _inverse_of_factor(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return ``L^-1`` of a small matrix, or None if it is not positive definite and finite."""
     w = block.shape[0]
     padded = np.eye(-(-w // 4) * 4, dtype=dtype)
     padded[:w, :w] = block
     inv, least = np.zeros((2, len(padded)), dtype=padded.real.dtype)
     cholesky(padded, len(padded), inv, least, dtype.type(0))
     if not (np.isfinite(inv).all() and inv.all()):
-        raise np.linalg.LinAlgError("not positive definite and finite")
+        return None
     out = np.zeros((w, w), dtype=dtype)
     invert_lower(padded, inv, out)
     return out
