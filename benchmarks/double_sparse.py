@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import sparsefact as sf
 from benchmarks import published_double_sparse as published
-from benchmarks.record import write
+from benchmarks.record import load, write
 from sparsefact.io.checkpoint import open_checkpoint
 
 DENSITIES = (0.5, 0.4, 0.3, 0.2)
@@ -129,14 +129,17 @@ def special(size: int, density: float) -> list[dict[str, Any]]:
 @click.command()
 @click.option("--checkpoint", help="The safetensors file or directory of all-MiniLM-L6-v2.")
 @click.option("--rounds", default=3, show_default=True, help="Runs of each algorithm per case; large matrices get one.")
+@click.option("--matrix", "only", multiple=True, help="Measure only these again, and keep the other rows; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file.")
-def main(checkpoint: str | None, rounds: int, output: Path | None) -> None:
+def main(checkpoint: str | None, rounds: int, only: tuple[str, ...], output: Path | None) -> None:
     """Measure, print a table and write the result file."""
     matrices = real_layers(checkpoint) | {"gauss512": gaussian((512, 512))}
     large = {"gauss1024": gaussian((1024, 1024)), "gauss768x3072": gaussian((768, 3072))}
     sf.factorize(gaussian((64, 64)), sf.double_sparse((64, 64), 0.5))  # compiles the kernels
-    rows = [compare(name, matrix, d, rounds) for name, matrix in matrices.items() for d in DENSITIES]
-    rows += [compare(name, matrix, d, 1) for name, matrix in large.items() for d in (0.5, 0.3)]
+    kept = [row for row in load("double_sparse")["results"]["comparison"] if row["matrix"] not in only] if only else []
+    cases = [(name, matrix, d, rounds) for name, matrix in matrices.items() for d in DENSITIES]
+    cases += [(name, matrix, d, 1) for name, matrix in large.items() for d in (0.5, 0.3)]
+    rows = kept + [compare(*case) for case in cases if not only or case[0] in only]
     results = {"comparison": rows, "special": special(384, 0.3)}
     print("written to", write("double_sparse", results, output).name)
 

@@ -38,6 +38,12 @@ def _git(where: Path, *arguments: str) -> str:
     return found.stdout.strip()
 
 
+def load(name: str) -> dict[str, Any]:
+    """Return a committed result file."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return document
+
+
 def write(name: str, results: Any, output: Path | None = None) -> Path:
     """Write a result file, by default ``benchmarks/results/NAME.json``, and return its path."""
     path = output or RESULTS / f"{name}.json"

@@ -5,12 +5,10 @@ python -m benchmarks.tables        rewrites README.md and docs/getting-started.m
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
-from typing import Any
 
-from benchmarks.record import RESULTS
+from benchmarks.record import load
 
 ROOT = Path(__file__).parent.parent
 NAMES = {
@@ -20,12 +18,6 @@ NAMES = {
     "fc2_384x1536": "output, 384 x 1536",
     "gauss512": "Gaussian, 512 x 512",
 }
-
-
-def load(name: str) -> dict[str, Any]:
-    """Return a committed result file."""
-    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return document
 
 
 def double_sparse(densities: tuple[float, ...]) -> str:
