@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsefact.analysis.certificates import Certificate
     from sparsefact.analysis.closedness import Closedness, closedness
     from sparsefact.analysis.landscape import Landscape, landscape
     from sparsefact.analysis.probe_closedness import probe_closedness
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sparsefact.factorizers.alternating import Alternating
     from sparsefact.factorizers.factorize import factorize
     from sparsefact.factorizers.palm import PALM
-    from sparsefact.factorizers.probe_landscape import probe_landscape
+    from sparsefact.factorizers.probe_landscape import LandscapeProbe, probe_landscape
     from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
     from sparsefact.minimizers.admm import ADMM
     from sparsefact.minimizers.minimize import Solution, minimize
@@ -42,6 +43,7 @@ _HOME = {
     "Alternating": "sparsefact.factorizers.alternating",
     "AlternatingLeastSquares": "sparsefact.factorizers.als",
     "BlockTopK": "sparsefact.constraints.block_top_k",
+    "Certificate": "sparsefact.analysis.certificates",
     "Closedness": "sparsefact.analysis.closedness",
     "Dense": "sparsefact.constraints.dense",
     "DoubleSparse": "sparsefact.constraints.double_sparse",
@@ -49,6 +51,7 @@ _HOME = {
     "KroneckerFactor": "sparsefact.products.factors",
     "KroneckerSupport": "sparsefact.constraints.kronecker_support",
     "Landscape": "sparsefact.analysis.landscape",
+    "LandscapeProbe": "sparsefact.factorizers.probe_landscape",
     "NOfM": "sparsefact.constraints.n_of_m",
     "PALM": "sparsefact.factorizers.palm",
     "Quadratic": "sparsefact.objectives.quadratic",
@@ -76,6 +79,7 @@ __all__ = [
     "Alternating",
     "AlternatingLeastSquares",
     "BlockTopK",
+    "Certificate",
     "Closedness",
     "Dense",
     "DoubleSparse",
@@ -83,6 +87,7 @@ __all__ = [
     "KroneckerFactor",
     "KroneckerSupport",
     "Landscape",
+    "LandscapeProbe",
     "NOfM",
     "Quadratic",
     "Solution",

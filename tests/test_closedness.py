@@ -46,9 +46,6 @@ supports = st.tuples(st.integers(2, 4), st.integers(2, 4), st.integers(1, 4)).fl
 )
 
 
-# what the literature and the theory say ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n", [2, 3, 7, 60, 300])
 def test_lu_is_not_closed(n):
     answer = closedness(lower(n), lower(n).T)
@@ -151,9 +148,6 @@ def test_3x3_with_three_terms_sample():
     answers = [closedness(*masks(rectangles, 3, 3), tries=10) for rectangles, _ in chosen[::6]]
     assert all(answer.verify() for answer in answers)
     assert sum(answer.verdict == "unknown" for answer in answers) <= 0.12 * len(answers)
-
-
-# proofs -----------------------------------------------------------------------------------------------------------------
 
 
 def not_closed_examples():
@@ -303,9 +297,6 @@ def test_refutations_exist_exactly_for_what_is_no_lu_product():
                 assert n > 2 or is_refutation(lower(n), lower(n).T, target, proof)
 
 
-# properties -------------------------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=60, deadline=None)
 @given(supports, st.randoms(use_true_random=False))
 def test_permutations_and_transposition_change_no_verdict(pair, rng):
@@ -351,9 +342,6 @@ def test_repeating_rows_or_adding_empty_ones_changes_no_verdict_wrongly(pair):
 def test_tractable_supports_are_closed(pair):
     if sf.tractability(*pair).tractable:
         assert closedness(*pair).verdict == "closed"
-
-
-# evidence, networks, products of many -----------------------------------------------------------------------------------
 
 
 def test_the_probe_agrees_with_the_exact_table():
@@ -407,9 +395,6 @@ def test_many_factors():
         deep_closedness([])
 
 
-# scale and bad input ----------------------------------------------------------------------------------------------------
-
-
 def test_large_structured_supports():
     butterfly = closedness(sf.KroneckerSupport(1, 2, 2, 512), sf.KroneckerSupport(2, 512, 512, 1))
     assert butterfly.verdict == "closed"
@@ -430,7 +415,7 @@ def test_empty_columns_are_dropped():
 
 
 def test_bad_input():
-    with pytest.raises(ShapeError, match="inner|columns"):
+    with pytest.raises(ShapeError, match="left has shape"):
         closedness(lower(3), lower(4))
     with pytest.raises(DtypeError, match="bool"):
         closedness(np.ones((2, 2)), lower(2))

@@ -187,7 +187,9 @@ class TractableProof:
 
     def explain(self) -> str:
         """Return the proof in words."""
-        return "The supports are tractable: truncated SVDs compute an optimum for every matrix (sparsefact.tractability)."
+        return (
+            "The supports are tractable: truncated SVDs compute an optimum for every matrix (sparsefact.tractability)."
+        )
 
 
 _WORDS = {

@@ -208,7 +208,7 @@ def _parts(pair: SupportPair) -> list[list[int]]:
 
 
 def _windows(pair: SupportPair, chosen: Sequence[int]) -> list[list[RankOneClass]]:
-    """Return small blocks of a large part, as its classes cut down to them: around the rows met by the fewest classes."""
+    """Return small blocks of a large part, around rows met by few classes, as the classes cut down to the block."""
     classes = [pair.classes[c] for c in chosen]
     met_rows = np.bincount(np.concatenate([c.rows for c in classes]), minlength=pair.shape[0])
     met_cols = np.bincount(np.concatenate([c.cols for c in classes]), minlength=pair.shape[1])

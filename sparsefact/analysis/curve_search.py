@@ -68,6 +68,8 @@ def find_curve(
     """
     left, right, present = block_of(pair, rows, cols)
     place = {k: position for position, k in enumerate(present)}
+    if not reduction.items:
+        return None
     terms = [(item, k) for item in reduction.items for k in item.members]
     cells = sorted({(i, j) for item in reduction.items for i, row in enumerate(item.cells) for j in bits(row)})
     busy = sorted({place[inner[k]] for _, k in terms})
@@ -136,7 +138,7 @@ def random_target(reduction: Reduction, shape: tuple[int, int], rng: random.Rand
 
 
 def _is_reached(items: Sequence[Item], limit: Grid, rng: np.random.Generator) -> bool:
-    """Whether Levenberg-Marquardt finds factors whose product is the limit on the cells: then no proof is looked for."""
+    """Whether Levenberg-Marquardt finds factors that reach the limit on the cells: then no proof is looked for."""
     m, n, count = len(limit), len(limit[0]), len(items)
     masks = np.array([[[row >> j & 1 for j in range(n)] for row in item.cells] for item in items], dtype=float)
     rows, cols = masks.any(axis=2).astype(float), masks.any(axis=1).astype(float)
@@ -153,7 +155,10 @@ def _is_reached(items: Sequence[Item], limit: Grid, rng: np.random.Generator) ->
                     slope[:, j, count * m + k * n + j] = masks[k, :, j] * x[k]
             flat = slope.reshape(m * n, -1)
             # as many equations as cells, which are fewer than unknowns
-            step = flat.T @ np.linalg.solve(flat @ flat.T + damping * np.eye(m * n), error.ravel())
+            gram = flat @ flat.T
+            # the second term keeps the system regular where the damping has become negligible
+            shift = damping + 1e-13 * float(np.trace(gram)) + 1e-30
+            step = flat.T @ np.linalg.solve(gram + shift * np.eye(m * n), error.ravel())
             new_x, new_y = x - step[: count * m].reshape(count, m), y - step[count * m :].reshape(count, n)
             new_error = np.einsum("ki,kj,kij->ij", new_x, new_y, masks) - target
             if np.sum(new_error**2) < np.sum(error**2):

@@ -203,7 +203,9 @@ def _follow(target: Matrix, left: Any, right: Any, rng: np.random.Generator) -> 
             flat = jacobian.reshape(-1, z.size)
             gradient = flat.T @ (x @ y - target).ravel() + weight * z
             hessian = flat.T @ flat + weight * np.eye(z.size)
-            step = np.linalg.solve(hessian + damping * np.eye(z.size), -gradient)
+            # the second term keeps the system regular where the damping has become negligible
+            shift = damping + 1e-14 * float(np.trace(hessian))
+            step = np.linalg.solve(hessian + shift * np.eye(z.size), -gradient)
             later = value(z + step, weight)
             if later < now:
                 z, damping = z + step, max(damping / 5, 1e-15)

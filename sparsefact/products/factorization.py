@@ -317,7 +317,8 @@ class Factorization:
         if self._status is not None:
             lines.append(f"Status: {self._status.name}. {self._status.value}")
         if self._certificate is not None:
-            lines.append(f"Certificate: {_text(self._certificate)}")
+            said = getattr(self._certificate, "explain", None)
+            lines.append(f"Certificate: {_text(self._certificate) if said is None else said()}")
         return "\n".join(lines)
 
     def _parts(self) -> str:
