@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsefact.analysis.certificates import Certificate
     from sparsefact.analysis.closedness import Closedness, closedness
+    from sparsefact.analysis.deep_closedness import deep_closedness
     from sparsefact.analysis.landscape import Landscape, landscape
     from sparsefact.analysis.probe_closedness import probe_closedness
     from sparsefact.analysis.relu import relu_training_wellposed
@@ -62,6 +63,7 @@ _HOME = {
     "TopK": "sparsefact.constraints.top_k",
     "Tractability": "sparsefact.analysis.tractability",
     "closedness": "sparsefact.analysis.closedness",
+    "deep_closedness": "sparsefact.analysis.deep_closedness",
     "double_sparse": "sparsefact.constraints.double_sparse",
     "factorize": "sparsefact.factorizers.factorize",
     "landscape": "sparsefact.analysis.landscape",
@@ -98,6 +100,7 @@ __all__ = [
     "Tractability",
     "__version__",
     "closedness",
+    "deep_closedness",
     "double_sparse",
     "factorize",
     "landscape",
