@@ -311,6 +311,11 @@ def test_permutations_and_transposition_change_no_verdict(pair, rng):
         assert other.verdict == verdict or "unknown" in (other.verdict, verdict)
 
 
+def test_supports_whose_inner_indices_do_not_meet_allow_only_zero():
+    answer = closedness(np.array([[True, False]]), np.array([[False], [True]]))
+    assert answer.verdict == "closed" and answer.verify()
+
+
 @settings(max_examples=60, deadline=None)
 @given(supports, st.randoms(use_true_random=False))
 def test_a_block_of_something_closed_is_never_not_closed(pair, rng):

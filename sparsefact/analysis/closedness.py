@@ -177,6 +177,8 @@ def _parts(pair: SupportPair) -> list[list[int]]:
     """Return the classes in parts whose rectangles share no cell with those of other parts."""
     classes = pair.classes
     count = len(classes)
+    if count == 0:
+        return []
     incidence = []
     pairs = []
     for sets, width in ((classes.rows, pair.shape[0]), (classes.cols, pair.shape[1])):
