@@ -26,7 +26,6 @@ Symbols: A matrix (m, n), k inner, X = L^T (k, m), Y = R (k, n), E = A - X^T Y, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +35,7 @@ from sparsefact.factorizers import starts
 from sparsefact.factorizers.als_search import Search
 from sparsefact.factorizers.divergence import describe, existence
 from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import Outcome, Report
 from sparsefact.products.status import Status
 
@@ -111,13 +111,9 @@ class AlternatingLeastSquares:
             ("escapes", 0),
             ("report_every", 1),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass an integer that is at least {least}")
+            check_count(name, getattr(self, name), least)
         for name in ("tolerance", "tikhonov"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass a number that is at least 0")
+            check_non_negative(name, getattr(self, name))
         if not 0 < self.continuation <= 1:
             raise ArgumentError(f"continuation={self.continuation!r} is not allowed; pass a number in (0, 1]")
 

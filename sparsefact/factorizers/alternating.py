@@ -40,6 +40,7 @@ from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.simple_products import SIMPLE_PRODUCTS
 from sparsefact.minimizers.admm import ADMM
+from sparsefact.minimizers.parameters import check_count
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
 from sparsefact.minimizers.refit import refit
 from sparsefact.objectives.quadratic import Quadratic
@@ -98,13 +99,9 @@ class Alternating:
     def __post_init__(self) -> None:
         if self.effort not in _OUTER:
             raise ArgumentError(f"effort={self.effort!r} is not known; pass 'fast', 'balanced' or 'high'")
-        for name, value, least in (
-            ("outer", self.iterations, 1),
-            ("refits", self.refits, 0),
-            ("report_every", self.report_every, 1),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass an integer that is at least {least}")
+        check_count("outer", self.iterations)
+        check_count("refits", self.refits, 0)
+        check_count("report_every", self.report_every)
         for name in ("init", "step", "finish", "iterations"):
             if isinstance(self.inner, type) or not hasattr(self.inner, name):
                 raise ArgumentError(f"inner={self.inner!r} is not a solver; pass an instance such as sparsefact.ADMM()")

@@ -35,6 +35,7 @@ from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.divergence import describe, existence, is_diverging
 from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import Outcome, Report
 from sparsefact.products.status import Status
 
@@ -88,11 +89,8 @@ class PALM:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "report_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass an integer that is at least 1")
-        if not (self.tolerance >= 0 and math.isfinite(self.tolerance)):
-            raise ArgumentError(f"tolerance={self.tolerance!r} is not allowed; pass a number that is at least 0")
+            check_count(name, getattr(self, name))
+        check_non_negative("tolerance", self.tolerance)
         if not isinstance(self.inertia, bool):
             raise ArgumentError(f"inertia={self.inertia!r} is not allowed; pass True or False")
 

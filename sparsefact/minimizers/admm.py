@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
+from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
 from sparsefact.minimizers.refit import refit
 from sparsefact.objectives.quadratic import Quadratic
@@ -96,9 +97,7 @@ class ADMM:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "selections", "half_iterations", "half_selections", "report_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass an integer that is at least 1")
+            check_count(name, getattr(self, name))
         for name in ("rho", "rho_start", "half_rho"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -107,8 +106,8 @@ class ADMM:
                 )
         for name in ("first_rho", "ridge"):
             value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ArgumentError(f"{name}={value!r} is not allowed; pass a number that is at least 0")
+            if value is not None:
+                check_non_negative(name, value)
 
     def at(self, fraction: float) -> ADMM:
         """Return the configuration for a half-step at this fraction (0 to 1) of an alternating run.
