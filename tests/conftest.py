@@ -3,3 +3,9 @@
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# A first call compiles kernels, so the time of one example says nothing.
+settings.register_profile("sparsefact", deadline=None)
+settings.load_profile("sparsefact")

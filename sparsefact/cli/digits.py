@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.constraints.top_k import TopK
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.products.storage import load
@@ -171,8 +172,9 @@ def largest_entries(matrix: NDArray[Any], density: float) -> tuple[NDArray[Any],
     parameters : int
         How many numbers it holds.
     """
-    kept = TopK(density=density)
-    return kept.project(matrix), kept.count(matrix.shape)
+    m, n = matrix.shape
+    kept = TopK(nnz=joint_budget(density, (m, n)))
+    return kept.project(matrix), kept.count((m, n))
 
 
 def truncated_svd(matrix: NDArray[Any], density: float) -> tuple[NDArray[Any], int]:
@@ -191,7 +193,7 @@ def truncated_svd(matrix: NDArray[Any], density: float) -> tuple[NDArray[Any], i
         r (m + n).
     """
     m, n = matrix.shape
-    rank = int(density * m * n) // (m + n)
+    rank = joint_budget(density, (m, n)) // (m + n)
     u, s, vh = np.linalg.svd(matrix, full_matrices=False)
     return (u[:, :rank] * s[:rank]) @ vh[:rank], rank * (m + n)
 
