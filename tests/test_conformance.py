@@ -394,6 +394,255 @@ def test_rank_r(device, count, b, c, r, dtype, kind, seed):
     np.testing.assert_allclose(rest, np.linalg.norm(full[:, r:], axis=1), rtol=0, atol=tight)
 
 
+@every_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("shape", [(32, 32), (33, 70), (90, 41), (110, 130)])
+@pytest.mark.parametrize("kind", ["normal", "rank one", "ties", "blocks apart", "zeros", "huge", "gap"])
+def test_rank1_of_large_blocks(device, shape, dtype, kind):
+    x = make_blocks(3, *shape, dtype, "normal" if kind == "gap" else kind, seed=5)
+    if kind == "gap":
+        x = (x / 20 + np.outer(x[0, :, 0], x[0, 0])).astype(dtype)
+    backend = get_backend(device=device)
+    u, s, v = (take(part) for part in backend.rank1(backend.xp.asarray(x)))
+    _, sigma, _ = REFERENCE.rank1(x)
+    loss = 2e-6 if dtype in ("float32", "complex64") else 1e-10
+    np.testing.assert_allclose(s, sigma, rtol=loss, atol=0)
+    for unit in (u, v):
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=tolerance(dtype, 50))
+    scale = np.where(sigma > 0, sigma, 1)[:, None, None].astype(float)
+    np.testing.assert_allclose(captured(x / scale, u[:, :, None]), (sigma > 0).astype(float), rtol=0, atol=loss)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("shape", [(2, 40), (7, 30), (16, 50), (30, 5)])
+def test_rank_r_with_singular_values_far_apart(device, shape, dtype):
+    """Down to 1e-11 of the largest, where a Gram matrix knows nothing."""
+    p = min(shape)
+    sigma = np.logspace(0, -11, p)
+    sides = [np.linalg.qr(make((n, p), dtype, seed=n))[0] for n in shape]
+    x = (sides[0] * sigma) @ sides[1].conj().T
+    backend = get_backend(device=device)
+    r = max(2, p - 1)
+    u, s, v = (take(part)[0] for part in backend.rank_r(backend.xp.asarray(x[None]), r))
+    exact = np.linalg.svd(x, compute_uv=False)
+    np.testing.assert_allclose(s, exact[:r], rtol=0, atol=1e-15 * 50)
+    np.testing.assert_allclose(u.conj().T @ u, np.eye(r), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(v @ v.conj().T, np.eye(r), rtol=0, atol=1e-13)
+    assert np.linalg.norm(x - (u * s) @ v) <= np.linalg.norm(exact[r:]) + 1e-14
+
+
+@every_backend
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (20, 18), (40, 33)])
+def test_low_rank_takes_any_batch_axes(device, shape, transposed):
+    """Blocks of interleaved rows and whole intervals, as a view of one matrix."""
+    b, c = shape
+    backend = get_backend(device=device)
+    matrix = backend.xp.asarray(make((b * 4, c * 3), "float64", seed=1))
+    matrix = backend.xp.asarray(np.ascontiguousarray(take(matrix).T)).T if transposed else matrix
+    blocks = matrix.reshape(1, b, 4, 3, c).transpose(0, 3, 2, 1, 4)
+    for r in (1, 2):
+        u, s, v = (take(part) for part in backend.rank_r(blocks, r))
+        assert (u.shape, s.shape, v.shape) == ((1, 3, 4, b, r), (1, 3, 4, r), (1, 3, 4, r, c))
+        best = np.linalg.svd(take(blocks), compute_uv=False)
+        np.testing.assert_allclose(s, best[..., :r], rtol=1e-9)
+        rest = np.linalg.norm(take(blocks) - (u * s[..., None, :]) @ v, axis=(-2, -1))
+        np.testing.assert_allclose(rest, np.linalg.norm(best[..., r:], axis=-1), rtol=1e-9)
+    u, s, v = (take(part) for part in backend.rank1(blocks))
+    assert (u.shape, s.shape, v.shape) == ((1, 3, 4, b), (1, 3, 4), (1, 3, 4, c))
+
+
+# the sweep
+
+
+@st.composite
+def sweeps(draw, tall=False):
+    """Levels whose sizes fit each other, and the shape of a stack for them."""
+    depth = draw(st.integers(0 if not tall else 1, 4))
+    ds = [draw(st.integers(1, 3))]
+    for _ in range(depth):
+        ds.append(ds[-1] * draw(st.sampled_from([1, 2, 2, 3])))
+    ds, levels, r = ds[::-1], [], draw(st.integers(1, 2))
+    ps = [draw(st.integers(1, 3)) for _ in range(depth)]
+    width = draw(st.integers(1, 4)) * math.prod(ps)
+    shape = (draw(st.integers(1, 2)), r * ds[0], width)
+    for level in range(depth):
+        b, d, p = r * ds[level] // ds[level + 1], ds[level + 1], ps[level]
+        if tall and level == 0:
+            b = draw(st.integers(17, 20))
+            shape = (shape[0], b * d, width)
+        width //= p
+        r = draw(st.integers(1, min(b, width, 4)))
+        levels.append((b, p, r, d))
+    return shape, levels
+
+
+def parts_of(left, level):
+    """The bases of one level: (k, p, d, b, r)."""
+    b, p, r, d = level
+    return left.reshape(left.shape[0], b, p, r, d).transpose(0, 2, 4, 1, 3)
+
+
+def rebuild(lefts, rest, levels):
+    """The stack that a sweep keeps."""
+    for left, (b, p, r, d) in zip(lefts[::-1], levels[::-1], strict=True):
+        u, width = parts_of(left, (b, p, r, d)), rest.shape[2]
+        blocks = u @ rest.reshape(-1, p, r, d, width).transpose(0, 1, 3, 2, 4)
+        rest = blocks.transpose(0, 3, 2, 1, 4).reshape(-1, b * d, p * width)
+    return rest
+
+
+def check_sweep(backend, x, levels, factor=300.0):
+    """A sweep against its definition, level by level, and against what its own bases leave out."""
+    given_stack = x.copy()
+    lefts, rest, missed, energy = backend.sweep(x, levels)
+    lefts, rest = [take(left) for left in lefts], take(rest)
+    np.testing.assert_array_equal(take(x), take(given_stack))
+    x = take(x)
+    unit = float(np.abs(x).max(initial=0.0)) or 1.0
+    stack = x.astype("complex128") / unit
+    total = float(np.sum(np.abs(stack) ** 2))
+    tight = tolerance(x.dtype, factor)
+    assert missed.dtype == np.float64 and missed.shape == (len(levels),)
+    assert math.isclose(float(energy) / unit**2, total, rel_tol=tight, abs_tol=tight**2)
+    assert len(lefts) == len(levels) and rest.dtype == x.dtype
+    for left, lost, level in zip(lefts, missed / unit**2, levels, strict=True):
+        b, p, r, d = level
+        k, _, width = stack.shape
+        assert left.shape == (k, b, p * r, d) and left.dtype == x.dtype
+        u = parts_of(left, level).astype("complex128")
+        eye = np.broadcast_to(np.eye(r), (k, p, d, r, r))
+        np.testing.assert_allclose(u.conj().swapaxes(-1, -2) @ u, eye, rtol=0, atol=tight)
+        blocks = stack.reshape(k, b, d, p, width // p).transpose(0, 3, 2, 1, 4)
+        kept = u.conj().swapaxes(-1, -2) @ blocks
+        best = np.linalg.svd(blocks, compute_uv=False)
+        tails = np.sum(best[..., r:] ** 2, axis=-1)
+        residuals = np.sum(np.abs(blocks - u @ kept) ** 2, axis=(-1, -2))
+        # as norms, like the error of an SVD itself; what an earlier level rounded away is nothing to go by
+        assert np.all(np.sqrt(residuals) <= np.sqrt(tails) + tight * math.sqrt(total))
+        assert abs(math.sqrt(lost) - math.sqrt(residuals.sum())) <= tight * math.sqrt(total)
+        stack = kept.transpose(0, 1, 3, 2, 4).reshape(k * p, r * d, width // p)
+    np.testing.assert_allclose(rest / unit, stack, rtol=0, atol=tight * max(1.0, math.sqrt(total)))
+    # the steps are orthogonal
+    error = float(np.linalg.norm(x / unit - rebuild(lefts, rest.astype("complex128") / unit, levels)))
+    assert abs(error - math.sqrt(missed.sum() / unit**2)) <= 4 * tight * math.sqrt(total)
+
+
+def put_stack(backend, x, layout):
+    """Move a stack to the backend, lying in memory as asked."""
+    if layout == "F":
+        return backend.xp.asarray(np.ascontiguousarray(x.transpose(0, 2, 1))).transpose(0, 2, 1)
+    if layout == "reversed":
+        return backend.xp.asarray(np.ascontiguousarray(x[:, ::-1, ::-1]))[:, ::-1, ::-1]
+    if layout == "strided":
+        room = np.zeros((x.shape[0], 2 * x.shape[1], 3 * x.shape[2]), x.dtype)
+        room[:, ::2, 1::3] = x
+        return backend.xp.asarray(room)[:, ::2, 1::3]
+    return backend.xp.asarray(x)
+
+
+@pytest.mark.parametrize("device", [*BACKENDS, "reference"])
+@given(sweeps(), dtypes, layouts, st.sampled_from(["normal", "ties", "constant", "zeros"]), seeds)
+@settings(max_examples=150, deadline=None)
+def test_sweep(device, case, dtype, layout, kind, seed):
+    shape, levels = case
+    backend = get_backend(device=device)
+    check_sweep(backend, put_stack(backend, make(shape, dtype, kind, seed), layout), levels)
+
+
+@every_backend
+@given(sweeps(tall=True), dtypes, layouts, seeds)
+@settings(max_examples=40, deadline=None)
+def test_sweep_of_tall_blocks(device, case, dtype, layout, seed):
+    shape, levels = case
+    backend = get_backend(device=device)
+    check_sweep(backend, put_stack(backend, make(shape, dtype, "normal", seed), layout), levels)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("layout", ["C", "F", "reversed"])
+@pytest.mark.parametrize(
+    ("shape", "levels"),
+    [
+        ((1, 256, 256), [(2, 2, 1, 128 >> i) for i in range(7)]),
+        ((1, 256, 600), [(2, 2, 1, 128 >> i) for i in range(3)]),
+        ((2, 81, 162), [(3, 3, 1, 27), (3, 3, 1, 9), (3, 2, 1, 3)]),
+        ((1, 64, 300), [(8, 3, 2, 8), (4, 2, 2, 4), (8, 5, 3, 1)]),
+        ((1, 96, 128), [(4, 2, 2, 24), (4, 2, 4, 12), (16, 4, 2, 3)]),
+        ((1, 70, 40), [(2, 2, 1, 35), (5, 2, 2, 7), (14, 1, 1, 1)]),
+        ((1, 3, 1), [(3, 1, 1, 1)]),
+    ],
+)
+def test_sweep_of_chains(device, shape, levels, layout, dtype):
+    backend = get_backend(device=device)
+    check_sweep(backend, put_stack(backend, make(shape, dtype, seed=2), layout), levels)
+
+
+@every_backend
+@given(st.integers(2, 16), st.integers(1, 8), st.integers(1, 40), st.integers(1, 12), seeds, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_sweep_keeps_small_singular_values(device, b, r, width, decades, seed, is_complex):
+    """Singular values down to 1e-12 of the largest; check_sweep compares norms, not energies."""
+    r, p = min(r, b, width), min(b, width)
+    dtype = "complex128" if is_complex else "float64"
+    sides = [np.linalg.qr(make((n, p), dtype, seed=seed + n))[0] for n in (b, width)]
+    block = (sides[0] * np.logspace(0, -decades, p)) @ sides[1].conj().T
+    stack = np.stack([block, block[::-1]], axis=1).reshape(1, 2 * b, width)
+    backend = get_backend(device=device)
+    check_sweep(backend, backend.xp.asarray(stack), [(b, 1, r, 2)], factor=100)
+
+
+@pytest.mark.parametrize("device", [*BACKENDS, "reference"])
+def test_sweep_recovers_a_product_of_its_kind(device):
+    """A Hadamard matrix is a butterfly: nothing is missed, beyond rounding."""
+    h = scipy.linalg.hadamard(64).astype("float64")
+    levels = [(2, 2, 1, 32 >> i) for i in range(5)]
+    _, _, missed, energy = get_backend(device=device).sweep(h[None], levels)
+    assert energy == 64.0**2
+    assert np.all(missed < 1e-28 * energy)
+
+
+@pytest.mark.parametrize("device", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("levels", [[(2, 2, 1, 8), (2, 2, 1, 4)], [(4, 2, 2, 4), (4, 2, 2, 2)], [(16, 2, 3, 1)], []])
+def test_sweep_shows_what_is_not_finite(device, bad, levels):
+    x = make((1, 16, 16), "float64", seed=0)
+    x[0, 3, 5] = bad
+    with np.errstate(invalid="ignore"):
+        lefts, rest, missed, energy = get_backend(device=device).sweep(x, levels)
+    assert not np.isfinite(energy)
+    assert len(lefts) == len(missed) == len(levels) and rest.ndim == 3
+
+
+@every_backend
+@pytest.mark.parametrize("b", [2, 4, 20])
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e-42, 1e38])
+def test_sweep_out_of_the_range_of_squares_ends(device, b, scale):
+    x = (scale * np.clip(make((1, 2 * b, 40), "float64", seed=0), -1, 1)).astype("float32")
+    with np.errstate(over="ignore", invalid="ignore"):
+        _, rest, _, energy = get_backend(device=device).sweep(x, [(b, 2, 1, 2)])
+    assert rest.shape == (2, 2, 20) and energy >= 0
+
+
+@every_backend
+def test_sweep_reads_read_only_and_swapped_input(device):
+    backend = get_backend(device=device)
+    x = make((1, 16, 16), "float64", seed=0)
+    levels = [(2, 2, 1, 8), (2, 2, 1, 4)]
+    expected = backend.sweep(x, levels)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    swapped = x.astype(x.dtype.newbyteorder())
+    misaligned = np.frombuffer(b"?" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    for other in (frozen, swapped, misaligned):
+        _, rest, missed, energy = backend.sweep(other, levels)
+        np.testing.assert_array_equal(rest, expected[1])
+        np.testing.assert_array_equal(missed, expected[2])
+        assert rest.dtype.isnative and energy == expected[3]
+
+
 # the elementwise steps
 
 
@@ -466,6 +715,22 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch, eager_threa
     for others in seen[1:]:
         for one, other in zip(seen[0], others, strict=True):
             assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize(
+    "levels", [[(2, 2, 1, 64 >> i) for i in range(5)], [(4, 2, 2, 32), (4, 2, 2, 16)], [(32, 4, 2, 4), (8, 2, 1, 1)]]
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sweeps_do_not_depend_on_the_number_of_threads(monkeypatch, levels, dtype, transposed):
+    x = make((1, 128, 1024), dtype, seed=4)
+    x = x.transpose(0, 2, 1).copy().transpose(0, 2, 1) if transposed else x
+    seen = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("SPARSEFACT_NUM_THREADS", threads)
+        lefts, rest, missed, energy = get_backend(device="cpu").sweep(x, levels)
+        seen.append(b"".join(part.tobytes() for part in (*lefts, rest, missed, energy)))
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_many_callers_at_once(monkeypatch, eager_threads):

@@ -12,6 +12,7 @@ so that what is wrong is kept and seen; among equal magnitudes the lowest flat (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -120,19 +121,20 @@ class Backend(Protocol):
 
         Parameters
         ----------
-        blocks : (n, b, c) array
+        blocks : (..., b, c) array
             Finite, in any memory layout, with b and c at least one.
 
         Returns
         -------
-        u : (n, b) array
+        u : (..., b) array
             Unit vectors.
-        s : (n,) real array
+        s : (...) real array
             The largest singular values.
-        v : (n, c) array
+        v : (..., c) array
             Unit vectors, rows as in NumPy's ``vh``: a block is near ``s * outer(u, v)``. The captured energy ``s**2``
-            is that of the SVD up to rounding; a zero block has s = 0. Which of equal directions, and which sign, is
-            not specified.
+            is that of the SVD up to rounding, and up to 1e-10 of it (1e-6 in single precision) where both sides are 32
+            or more and the two largest singular values are not closer to each other than some 1e-5 of their size; a
+            zero block has s = 0. Which of equal directions, and which sign, is not specified.
         """
         ...
 
@@ -141,19 +143,57 @@ class Backend(Protocol):
 
         Parameters
         ----------
-        blocks : (n, b, c) array
+        blocks : (..., b, c) array
             Finite, in any memory layout.
         r : int
             At least one, at most ``min(b, c)``.
 
         Returns
         -------
-        u : (n, b, r) array
+        u : (..., b, r) array
             With orthonormal columns.
-        s : (n, r) real array
-        v : (n, r, c) array
-            With orthonormal rows: a block is near ``(u * s[:, None, :]) @ v``, and no matrix of rank r is nearer, up to
-            rounding.
+        s : (..., r) real array
+        v : (..., r, c) array
+            With orthonormal rows: a block is near ``(u * s[..., None, :]) @ v``, and no matrix of rank r is nearer, up
+            to rounding.
+        """
+        ...
+
+    def sweep(
+        self, x: NDArray[Any], levels: Sequence[tuple[int, int, int, int]]
+    ) -> tuple[list[NDArray[Any]], NDArray[Any], NDArray[np.float64], np.float64]:
+        """Peel factors off a stack of matrices from the left, by truncated SVDs of interleaved blocks.
+
+        At a level ``(b, p, r, d)`` the stack has shape ``(k, b * d, w)`` and p divides w. For every entry i, interval
+        ``q < p`` of ``w / p`` columns and residue ``l < d`` the block of the rows l, l + d, ... of entry i in that
+        interval is ``B`` (b x w / p), and its r leading left singular vectors are ``U`` (b x r). They are kept, and
+        ``U^H B`` goes on: ``next[i * p + q, kappa * d + l] = (U^H B)[kappa]``, a stack of shape ``(k p, r d, w / p)``.
+
+        Parameters
+        ----------
+        x : (k, rows, w) array
+            In any memory layout.
+        levels : sequence of (b, p, r, d)
+            With ``1 <= r <= min(b, w / p)``, which is trusted like the divisibility.
+
+        Returns
+        -------
+        lefts : list of (k, b, p * r, d) arrays
+            One per level: ``lefts[.][i, :, q * r : (q + 1) * r, l]`` is U, with orthonormal columns that span the space
+            of the leading left singular vectors; which basis of it is not specified, and for r = b it may be the unit
+            vectors.
+        rest : array
+            The stack after the last level, never the memory of `x`.
+        missed : (len(levels),) float64 array
+            The squared Frobenius norm of what each level leaves out, summed over the rows that are left out and never
+            a difference of large numbers.
+        energy : float64 scalar
+            The squared Frobenius norm of x.
+
+        Notes
+        -----
+        Where x holds NaN or infinity, or entries whose squares leave the range of its dtype, `energy` is not finite and
+        nothing else is specified: check it first.
         """
         ...
 

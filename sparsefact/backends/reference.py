@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -145,13 +146,32 @@ class ReferenceBackend:
     def rank1(self, blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the dominant singular triple of every block."""
         u, s, v = self.rank_r(blocks, 1)
-        return u[:, :, 0], s[:, 0], v[:, 0]
+        return u[..., 0], s[..., 0], v[..., 0, :]
 
     def rank_r(self, blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the `r` leading singular triples of every block."""
         u, s, v = np.linalg.svd(_wide(blocks), full_matrices=False)
         real = blocks.real.dtype
-        return u[:, :, :r].astype(blocks.dtype), s[:, :r].astype(real), v[:, :r].astype(blocks.dtype)
+        return u[..., :r].astype(blocks.dtype), s[..., :r].astype(real), v[..., :r, :].astype(blocks.dtype)
+
+    def sweep(
+        self, x: NDArray[Any], levels: Sequence[tuple[int, int, int, int]]
+    ) -> tuple[list[NDArray[Any]], NDArray[Any], NDArray[np.float64], np.float64]:
+        """Peel factors off a stack of matrices from the left, by truncated SVDs of interleaved blocks."""
+        stack = _wide(x)
+        energy = np.float64(np.sum(np.abs(stack) ** 2))
+        lefts, missed = [], np.zeros(len(levels))
+        for level, (b, p, r, d) in enumerate(levels):
+            k, _, w = stack.shape
+            blocks = stack.reshape(k, b, d, p, w // p).transpose(0, 3, 2, 1, 4)
+            finite = np.all(np.isfinite(blocks), axis=(3, 4), keepdims=True)
+            u, s, v = np.linalg.svd(np.where(finite, blocks, 0), full_matrices=False)
+            kept = (s[..., None] * v)[..., :r, :]
+            missed[level] = np.sum(s[..., r:] ** 2) if np.all(finite) else np.nan
+            lefts.append(u[..., :r].transpose(0, 3, 1, 4, 2).reshape(k, b, p * r, d).astype(x.dtype))
+            kept = np.where(finite, kept, np.nan)
+            stack = kept.transpose(0, 1, 3, 2, 4).reshape(k * p, r * d, w // p)
+        return lefts, stack.astype(x.dtype), missed, energy
 
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.cpu import admm, inverse, low_rank, masked_lsq, select
+from sparsefact.backends.cpu import admm, inverse, low_rank, masked_lsq, select, sweep
 from sparsefact.backends.protocol import Per
 
 __all__ = ["CPU", "CpuBackend"]
@@ -54,6 +55,12 @@ class CpuBackend:
     def rank_r(self, blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the `r` leading singular triples of every block."""
         return low_rank.rank_r(blocks, r)
+
+    def sweep(
+        self, x: NDArray[Any], levels: Sequence[tuple[int, int, int, int]]
+    ) -> tuple[list[NDArray[Any]], NDArray[Any], NDArray[np.float64], np.float64]:
+        """Peel factors off a stack of matrices from the left, by truncated SVDs of interleaved blocks."""
+        return sweep.sweep(x, levels)
 
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""

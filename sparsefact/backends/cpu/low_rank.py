@@ -5,11 +5,13 @@ trace) until its Frobenius norm says that one eigenvalue outweighs all others to
 its eigenvector, or if they take long, G is squared again. After t squarings another direction has faded as
 ``(sigma_2 / sigma_1)^(2^(t + 1))``; ties never fade, but then any direction among them captures the same energy. Two
 products with B itself follow, so the triple has the accuracy of B, not of G.
-For p = 2 the eigenvector has a closed form.
+For p = 2 the eigenvector has a closed form; from p = 32 on Lanczos steps are quicker (`lanczos`).
 
-For r triples: the leading eigenvectors U of G, one step with B itself (``Q = orth(B^H U)``), and the small SVD of B Q.
-The step takes away what rounding in G mixed in from weaker directions, as long as sigma_r is not lost in G; where it
-is, and where r is not small against the block, LAPACK's SVD of the block does it.
+For r triples of blocks of at most 16 rows: the eigenvectors of G by Jacobi rotations, then one-sided Jacobi on the
+rotated rows, which has the accuracy of an SVD of B (the kernels of the sweep). For larger ones: the leading
+eigenvectors U of G, one step with B itself (``Q = orth(B^H U)``), and the small SVD of B Q. The step takes away what
+rounding in G mixed in from weaker directions, as long as sigma_r is not lost in G; where it is, and where r is not
+small against the block, LAPACK's SVD of the block does it.
 """
 
 from __future__ import annotations
@@ -21,57 +23,112 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefact.backends.cpu.jit import REASSOCIATE, jit
+from sparsefact.backends.cpu.lanczos import dominant_by_lanczos
+from sparsefact.backends.cpu.panels import run_panels
+from sparsefact.backends.cpu.sweep_kernels import SIDE
 from sparsefact.backends.cpu.threads import over_ranges
 
-__all__ = ["rank1", "rank_r"]
+__all__ = ["gather", "rank1", "rank_r"]
 
 # Below this share of the largest eigenvalue of B B^H an eigenvector has lost too many digits.
 _RESOLVED = 1e-4
-# Blocks of at least this short side, with r at most this share of it, are quicker through B B^H.
-_SHORT_SIDE, _SHARE = 16, 0.25
+# Sums are made of sums of this many terms: a plain one loses digits with every term.
+_RUN = 64
+# With r at most this share of the short side, blocks are quicker through B B^H.
+_SHARE = 0.25
+# From this short side on Lanczos steps are quicker than squarings.
+_KRYLOV = 32
+# Blocks are copied in parts of so many bytes, which stay in the cache until they are used.
+_PART = 1 << 18
+
+
+def gather(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Return blocks of shape (..., b, c) as (n, b, c): a copy in C order, made block by block, if there is more to do.
+
+    NumPy would copy a view of a whole matrix along its longest strides.
+    """
+    lead, (height, width) = blocks.shape[:-2], blocks.shape[-2:]
+    if len(lead) == 1:
+        return blocks
+    out = np.empty((math.prod(lead), height, width), blocks.dtype)
+    step = max(1, _PART // max(1, height * width * blocks.itemsize))
+
+    def work(start: int, stop: int) -> None:
+        for first in range(start, stop, step):
+            part = np.arange(first, min(first + step, stop))
+            out[part[0] : part[-1] + 1] = blocks[np.unravel_index(part, lead)]
+
+    over_ranges(work, out.shape[0], grain=step)
+    return out
 
 
 def rank1(blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the dominant singular triple of every block."""
     dtype = blocks.dtype.newbyteorder("=")
-    count, height, width = blocks.shape
+    lead = blocks.shape[:-2]
+    given = gather(blocks)
+    count, height, width = given.shape
     flat = height > width
-    b = np.ascontiguousarray(blocks.transpose(0, 2, 1) if flat else blocks, dtype=dtype)
-    short, long = b.shape[1:]
+    given = given.transpose(0, 2, 1) if flat else given
+    short, long = given.shape[1:]
     real = np.empty(0, dtype).real.dtype
     u, s, v = np.zeros((count, short), dtype), np.zeros(count, real), np.zeros((count, long), dtype)
     is_complex = dtype.kind == "c"
-    squarings, still = (24, real.type(3e-5)) if real == np.float32 else (44, real.type(1e-9))
+    single = real == np.float32
+    squarings, still = (24, real.type(1e-6)) if single else (44, real.type(1e-13))
     guess = np.zeros((2 if is_complex else 1, (short + 7) // 8 * 8), dtype=real)
     guess[:, :short] = np.random.default_rng(0).uniform(-1, 1, (guess.shape[0], short))
     # what the imaginary part is multiplied with: nothing for real blocks
     unit, zero, half = dtype.type(1j if is_complex else 0), dtype.type(0), real.type(0.5)
+    enough, sections = (real.type(1e-8), 7) if single else (real.type(1e-25), 13)
+    step = max(1, _PART // max(1, short * long * dtype.itemsize))
 
     def work(start: int, stop: int) -> None:
-        part = slice(start, stop)
-        if short == long == 2 and not is_complex:
-            _two_by_two(b[part], u[part], s[part], v[part], np.finfo(real).tiny)
-        else:
-            _dominant(
-                b[part], u[part], s[part], v[part], guess.reshape(-1), squarings, still, half, is_complex, unit, zero
-            )
+        for first in range(start, stop, step):
+            part = slice(first, min(first + step, stop))
+            b = np.ascontiguousarray(given[part], dtype=dtype)
+            if short == long == 2 and not is_complex:
+                _two_by_two(b, u[part], s[part], v[part], np.finfo(real).tiny)
+            elif short < _KRYLOV:
+                _dominant(
+                    b, u[part], s[part], v[part], guess.reshape(-1), squarings, still, half, is_complex, unit, zero
+                )
+            else:
+                start_at = np.ascontiguousarray(guess[:, :short]).reshape(-1)
+                planes = 2 if is_complex else 1
+                dominant_by_lanczos(
+                    b.view(real), u[part].view(real), s[part], v[part].view(real), start_at, planes, enough, sections
+                )
 
-    if b.size:
+    if given.size:
         over_ranges(work, count, grain=1 + (1 << 16) // (short * long + short**3))
+    u, s, v = u.reshape(*lead, short), s.reshape(lead), v.reshape(*lead, long)
     return (v, s, u) if flat else (u, s, v)
 
 
 def rank_r(blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the `r` leading singular triples of every block."""
-    blocks = np.asarray(blocks, dtype=blocks.dtype.newbyteorder("="))
     if r == 1:
         u, s, v = rank1(blocks)
-        return u[:, :, None], s[:, None], v[:, None, :]
-    count, height, width = blocks.shape
+        return u[..., None], s[..., None], v[..., None, :]
+    lead = blocks.shape[:-2]
+    given = gather(blocks)
+    given = np.asarray(given, dtype=given.dtype.newbyteorder("="))
+    _, height, width = given.shape
     if height > width:
-        u, s, v = rank_r(blocks.transpose(0, 2, 1), r)
-        return v.transpose(0, 2, 1), s, u.transpose(0, 2, 1)
-    if count == 0 or height < _SHORT_SIDE or r > _SHARE * height:
+        v, s, u = _wide(given.transpose(0, 2, 1), r)
+        u, v = u.transpose(0, 2, 1), v.transpose(0, 2, 1)
+    else:
+        u, s, v = _wide(given, r)
+    return u.reshape(*lead, height, r), s.reshape(*lead, r), v.reshape(*lead, r, width)
+
+
+def _wide(blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the triples of blocks with no more rows than columns, for r > 1."""
+    count, height, _ = blocks.shape
+    if count and height <= SIDE:
+        return _low(blocks, r)
+    if count == 0 or r > _SHARE * height:
         u, s, v = np.linalg.svd(blocks, full_matrices=False)
         return u[:, :, :r], s[:, :r], v[:, :r, :]
     largest = abs(blocks).max(axis=(1, 2), keepdims=True)
@@ -82,11 +139,40 @@ def rank_r(blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], ND
     q = np.linalg.qr(adjoint @ vectors[:, :, : -r - 1 : -1])[0]
     u, s, small = np.linalg.svd(b @ q, full_matrices=False)
     v = small @ q.conj().transpose(0, 2, 1)
-    lost = np.flatnonzero(~(values[:, -r] > _RESOLVED * values[:, -1]))
-    if lost.size:
-        whole = np.linalg.svd(b[lost], full_matrices=False)
-        u[lost], s[lost], v[lost] = whole[0][:, :, :r], whole[1][:, :r], whole[2][:, :r, :]
+    _replace(blocks, r, ~(values[:, -r] > _RESOLVED * values[:, -1]), u, s, v, scale[:, 0, 0])
     return u, s * scale[:, :, 0], v
+
+
+def _low(blocks: NDArray[Any], r: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the triples of blocks of few rows: the sweep's level of one interval, one block per residue."""
+    count, height, width = blocks.shape
+    dtype = blocks.dtype
+    left, rest = np.empty(height * r * count, dtype), np.empty((1, r * count, width), dtype)
+    units = np.ones((count, 1 + r), np.empty(0, dtype).real.dtype)
+    stack = blocks.transpose(1, 0, 2)[None]
+    run_panels(stack, [(height, 1, r, count)], left, np.zeros(1, np.int64), rest, units)
+    u = np.ascontiguousarray(left.reshape(height, r, count).transpose(2, 0, 1))
+    v = rest.reshape(r, count, width).transpose(1, 0, 2)
+    s = units[:, 1:]
+    # a row of rounding errors has no direction
+    _replace(blocks, r, ~(s[:, -1] > 64 * np.finfo(s.dtype).eps * s[:, 0]), u, s, v, units[:, 0])
+    return u, s * units[:, :1], v
+
+
+def _replace(
+    blocks: NDArray[Any],
+    r: int,
+    which: NDArray[np.bool_],
+    u: NDArray[Any],
+    s: NDArray[Any],
+    v: NDArray[Any],
+    units: NDArray[Any],
+) -> None:
+    """Write the triples of some of the blocks, divided by their units, by LAPACK."""
+    lost = np.flatnonzero(which)
+    if lost.size:
+        whole = np.linalg.svd(blocks[lost] / units[lost, None, None], full_matrices=False)
+        u[lost], s[lost], v[lost] = whole[0][:, :, :r], whole[1][:, :r], whole[2][:, :r, :]
 
 
 @jit(fastmath=REASSOCIATE)
@@ -185,11 +271,14 @@ def _dominant(
 def _pair(b: NDArray[Any], u: NDArray[Any], zero: Any) -> None:
     """Write the dominant eigenvector of the 2 x 2 matrix B B^H."""
     top, low, cross = zero.real, zero.real, zero
-    for j in range(b.shape[1]):
-        x, y = b[0, j], b[1, j]
-        top += (x * np.conj(x)).real
-        low += (y * np.conj(y)).real
-        cross += x * np.conj(y)
+    for first in range(0, b.shape[1], _RUN):
+        part_top, part_low, part_cross = zero.real, zero.real, zero
+        for j in range(first, min(first + _RUN, b.shape[1])):
+            x, y = b[0, j], b[1, j]
+            part_top += (x * np.conj(x)).real
+            part_low += (y * np.conj(y)).real
+            part_cross += x * np.conj(y)
+        top, low, cross = top + part_top, low + part_low, cross + part_cross
     half = (top - low) / 2
     root = math.hypot(half, abs(cross))
     # the larger of the two forms has no cancellation; both are zero only for equal eigenvalues
@@ -209,8 +298,11 @@ def _gram(b: NDArray[Any], g: NDArray[Any], width: int, is_complex: bool, zero: 
         for k in range(i + 1):
             other = b[k]
             total = zero
-            for j in range(b.shape[1]):
-                total += row[j] * np.conj(other[j])
+            for first in range(0, b.shape[1], _RUN):
+                part = zero
+                for j in range(first, min(first + _RUN, b.shape[1])):
+                    part += row[j] * np.conj(other[j])
+                total += part
             g[i, k] = g[k, i] = total.real
             if is_complex:
                 g[i, width + k] = total.imag
@@ -363,8 +455,11 @@ def _from_right(b: NDArray[Any], v: NDArray[Any], u: NDArray[Any], zero: Any) ->
     """Write B v^H."""
     for i in range(b.shape[0]):
         total, row = zero, b[i]
-        for j in range(b.shape[1]):
-            total += row[j] * np.conj(v[j])
+        for first in range(0, b.shape[1], _RUN):
+            part = zero
+            for j in range(first, min(first + _RUN, b.shape[1])):
+                part += row[j] * np.conj(v[j])
+            total += part
         u[i] = total
 
 
@@ -372,8 +467,11 @@ def _from_right(b: NDArray[Any], v: NDArray[Any], u: NDArray[Any], zero: Any) ->
 def _unit(x: NDArray[Any]) -> Any:
     """Divide a vector by its norm, which is returned."""
     size = x[0].real - x[0].real
-    for j in range(x.size):
-        size += x[j].real * x[j].real + x[j].imag * x[j].imag
+    for first in range(0, x.size, _RUN):
+        part = x[0].real - x[0].real
+        for j in range(first, min(first + _RUN, x.size)):
+            part += x[j].real * x[j].real + x[j].imag * x[j].imag
+        size += part
     size = math.sqrt(size)
     for j in range(x.size):
         x[j] /= size
