@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsefact import transforms as transforms
     from sparsefact.analysis.certificates import Certificate
     from sparsefact.analysis.closedness import Closedness, closedness
     from sparsefact.analysis.deep_closedness import deep_closedness
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sparsefact.analysis.relu import relu_training_wellposed
     from sparsefact.analysis.tractability import Tractability, tractability
     from sparsefact.constraints.block_top_k import BlockTopK
+    from sparsefact.constraints.chain import Chain
     from sparsefact.constraints.dense import Dense
     from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
     from sparsefact.constraints.kronecker_support import KroneckerSupport
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
     from sparsefact.factorizers.factorize import factorize
+    from sparsefact.factorizers.hierarchical import Hierarchical
     from sparsefact.factorizers.palm import PALM
     from sparsefact.factorizers.probe_landscape import LandscapeProbe, probe_landscape
     from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
@@ -45,10 +48,12 @@ _HOME = {
     "AlternatingLeastSquares": "sparsefact.factorizers.als",
     "BlockTopK": "sparsefact.constraints.block_top_k",
     "Certificate": "sparsefact.analysis.certificates",
+    "Chain": "sparsefact.constraints.chain",
     "Closedness": "sparsefact.analysis.closedness",
     "Dense": "sparsefact.constraints.dense",
     "DoubleSparse": "sparsefact.constraints.double_sparse",
     "Factorization": "sparsefact.products.factorization",
+    "Hierarchical": "sparsefact.factorizers.hierarchical",
     "KroneckerFactor": "sparsefact.products.factors",
     "KroneckerSupport": "sparsefact.constraints.kronecker_support",
     "Landscape": "sparsefact.analysis.landscape",
@@ -82,10 +87,12 @@ __all__ = [
     "AlternatingLeastSquares",
     "BlockTopK",
     "Certificate",
+    "Chain",
     "Closedness",
     "Dense",
     "DoubleSparse",
     "Factorization",
+    "Hierarchical",
     "KroneckerFactor",
     "KroneckerSupport",
     "Landscape",
@@ -110,10 +117,13 @@ __all__ = [
     "probe_landscape",
     "relu_training_wellposed",
     "tractability",
+    "transforms",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "transforms":  # a room of its own names, which importing it makes an attribute
+        return importlib.import_module("sparsefact.transforms")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'sparsefact' has no attribute {name!r}")

@@ -87,7 +87,8 @@ def test_the_checker_sees_what_it_should():
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=lambda p: str(p.relative_to(ROOT)))
 def test_fronts_of_rooms_are_empty(path):
-    if path.parent == ROOT or room_of(path) == "cli":
+    # the package, and the two rooms whose names are public through them
+    if path.parent == ROOT or room_of(path) in ("cli", "transforms"):
         return
     assert path.read_text(encoding="utf-8").strip() == ""
 

@@ -1,4 +1,7 @@
-"""The proof that a factorization on fixed supports is optimal: two bounds that meet, and how to check them again."""
+"""What proves a claim about an error: two bounds, and how to check them again.
+
+`Certificate` is what all of them share; `PairCertificate` is the one for two fixed supports, whose bounds meet.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,44 @@ from numpy.typing import NDArray
 from sparsefact.analysis.support_pairs import SupportPair
 from sparsefact.analysis.tractability import Rectangles
 
-__all__ = ["Certificate"]
+__all__ = ["Certificate", "PairCertificate"]
 
 # How far recomputed norms may be from the claimed ones, in units of eps * ||A||.
 _SLACK = 200.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
+    """Bounds on the best error ``inf ||A - P||`` over the products that were allowed; norms, not squares.
+
+    Attributes
+    ----------
+    lower_bound : float
+        No allowed product has a smaller error.
+    upper_bound : float
+        The error of the factors at hand, or a bound on it.
+    """
+
+    lower_bound: float
+    upper_bound: float
+
+    @property
+    def ratio(self) -> float:
+        """How much larger the error may be than the best possible: upper over lower bound (1 for an optimum)."""
+        if self.upper_bound == self.lower_bound:
+            return 1.0
+        return self.upper_bound / self.lower_bound if self.lower_bound > 0 else math.inf
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.lower_bound:.6g} <= best error <= {self.upper_bound:.6g})"
+
+    def verify(self, A: Any) -> bool:
+        """Check the claim again for this matrix, by a path that the solver did not take."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PairCertificate(Certificate):
     """Bounds on the best error ``inf ||A - L R||`` over factors with given supports; norms, not squares.
 
     The lower bound is an argument that anyone can repeat: the rectangles are disjoint blocks of A, on each of which no
@@ -52,23 +85,11 @@ class Certificate:
     (True, False)
     """
 
-    lower_bound: float
-    upper_bound: float
     residual: float
     pair: SupportPair
     rectangles: Rectangles
     factors: tuple[scipy.sparse.csr_array[Any], scipy.sparse.csr_array[Any]]
     weights: NDArray[Any] | None = None
-
-    @property
-    def ratio(self) -> float:
-        """How much larger the error may be than the best possible: upper over lower bound (1 for an optimum)."""
-        if self.upper_bound == self.lower_bound:
-            return 1.0
-        return self.upper_bound / self.lower_bound if self.lower_bound > 0 else math.inf
-
-    def __repr__(self) -> str:
-        return f"Certificate({self.lower_bound:.6g} <= best error <= {self.upper_bound:.6g})"
 
     def verify(self, A: Any) -> bool:
         """Check both bounds again, for this matrix, from the supports and the factors alone.

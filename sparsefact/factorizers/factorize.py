@@ -12,13 +12,16 @@ from scipy import sparse
 from sparsefact.analysis.tractability import tractability
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Constraint, as_matrix, check_int
+from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.dense import Dense
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.constraints.kronecker_support import KroneckerSupport
+from sparsefact.constraints.kronecker_values import values_on
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.hierarchical import Hierarchical
 from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
@@ -55,12 +58,13 @@ def factorize(
     ----------
     A : (m, n) array
         float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified.
-    constraints : DoubleSparse or tuple of constraints
-        What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, or a constraint per factor.
+    constraints : DoubleSparse, Chain or tuple of constraints
+        What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, a chain of Kronecker supports
+        such as ``sf.Chain.butterfly(n)``, or a constraint per factor.
     solver : Solver, optional
-        Unless given: `SubmatrixSVD` for two fixed supports that are tractable, `AlternatingLeastSquares` for two that
-        are not known to be, `Alternating` for other pairs, `PALM` for more factors. ``explain()`` of the result says
-        which and why.
+        Unless given: `Hierarchical` for a chainable chain, `SubmatrixSVD` for two fixed supports that are tractable,
+        `AlternatingLeastSquares` for two that are not known to be, `Alternating` for other pairs, `PALM` for more
+        factors. ``explain()`` of the result says which and why.
     gram : (n, n) array, optional
         Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
         ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
@@ -109,10 +113,11 @@ def factorize(
     check_int("seed", seed, 0)
     backend = get_backend(matrix, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
+    chain = constraints if isinstance(constraints, Chain) else None
     checked_gram = _check_gram(gram, matrix)
     reason = ""
     if solver is None:
-        solver, reason = _choose(checked, checked_gram)
+        solver, reason = _choose(checked, checked_gram, chain)
     _check_solver(solver, len(shapes))
     problem = FactorizationProblem(
         matrix,
@@ -130,26 +135,38 @@ def factorize(
         [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)],
         target=matrix,
         gram=problem.gram,
+        error=outcome.error,
         status=outcome.status,
         history=finished.history,
         certificate=outcome.certificate,
         solver=solver,
-        constraint=checked,
+        constraint=checked if chain is None else chain,
         seed=seed,
         seconds=finished.seconds,
         explanation=reason + outcome.explanation,
     )
 
 
-def _choose(constraints: tuple[Constraint, ...] | DoubleSparse, gram: NDArray[Any] | None) -> tuple[Solver, str]:
+def _choose(
+    constraints: tuple[Constraint, ...] | DoubleSparse, gram: NDArray[Any] | None, chain: Chain | None
+) -> tuple[Solver, str]:
     """Return the solver for these constraints, and a sentence that says why."""
     if isinstance(constraints, DoubleSparse):
         return Alternating(), ""
+    diagonal = gram is None or np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
+    supports = [constraint for constraint in constraints if isinstance(constraint, KroneckerSupport)]
+    if chain is None and len(supports) == len(constraints) > 2:
+        chain = Chain(supports)
+    if chain is not None and (chain.is_chainable or chain.T.is_chainable) and diagonal:
+        return Hierarchical(), "Hierarchical was chosen, since the chain is chainable. "
+    if chain is not None and len(chain) > 2:
+        why = chain.obstacle() if diagonal else "the gram is not diagonal."
+        return PALM(), f"PALM was chosen, since {why} "
     if len(constraints) > 2:
         return PALM(), f"PALM was chosen, since there are {len(constraints)} factors. "
     if not all(isinstance(constraint, _FIXED) for constraint in constraints):
         return Alternating(), ""
-    if gram is not None and np.count_nonzero(gram) > np.count_nonzero(gram.diagonal()):
+    if not diagonal:
         return AlternatingLeastSquares(), "AlternatingLeastSquares was chosen, since the gram is not diagonal. "
     answer = tractability(*constraints)
     if answer.tractable:
@@ -178,6 +195,8 @@ def _check_constraints(
         inner = check_int("inner", inner)
     if isinstance(constraints, DoubleSparse):
         return _check_joint(constraints, shape, inner)
+    if isinstance(constraints, Chain):
+        return _check_chain(constraints, shape, inner)
     each = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
     for constraint in each:
         if isinstance(constraint, type) or not isinstance(constraint, Constraint):
@@ -194,6 +213,19 @@ def _check_constraints(
     for constraint, expected in zip(each, shapes, strict=True):
         constraint.count(expected)
     return each, shapes
+
+
+def _check_chain(
+    chain: Chain, shape: tuple[int, int], inner: int | None
+) -> tuple[tuple[Constraint, ...], tuple[tuple[int, int], ...]]:
+    if chain.shape != shape:
+        raise ShapeError(
+            f"constraints is a chain of shape {chain.shape}, but A has shape {shape}; build a chain for A, for "
+            "instance with sparsefact.Chain.monarch(A.shape)"
+        )
+    if inner is not None:
+        raise ShapeError(f"inner={inner} is not needed, since a chain says all of its dimensions; leave it out")
+    return tuple(chain), tuple(support.shape for support in chain)
 
 
 def _check_joint(
@@ -277,13 +309,12 @@ def _check_init(
     return tuple(start)
 
 
-def _as_factor(value: NDArray[Any], constraint: Constraint | None) -> Any:
+def _as_factor(value: Any, constraint: Constraint | None) -> Any:
     """Return a factor in the form that its constraint calls for: dense, Kronecker, or CSR."""
+    if isinstance(value, KroneckerFactor):
+        return value
     if isinstance(constraint, Dense):
         return np.ascontiguousarray(value)
     if isinstance(constraint, KroneckerSupport):
-        a, b, c, d = constraint.a, constraint.b, constraint.c, constraint.d
-        blocks = value.reshape(a, b, d, a, c, d)
-        i, q = np.arange(a)[:, None], np.arange(d)[None, :]
-        return KroneckerFactor(np.ascontiguousarray(blocks[i, :, q, i, :, q].transpose(0, 2, 3, 1)))
+        return KroneckerFactor(np.ascontiguousarray(values_on(value, constraint)))
     return sparse.csr_array(value)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
+from sparsefact.errors import ArgumentError
 
-__all__ = ["FactorizationProblem"]
+__all__ = ["FactorizationProblem", "diagonal_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +42,23 @@ class FactorizationProblem:
     backend: Backend
     start: tuple[NDArray[Any], ...] | None = None
     seed: int = 0
+
+
+def diagonal_of(gram: NDArray[Any] | None, solver: str, other: str) -> NDArray[Any] | None:
+    """Return the diagonal of a diagonal gram, for a solver that takes no other.
+
+    Raises
+    ------
+    ArgumentError
+        If the gram has entries off its diagonal; the sentence names the other solver.
+    """
+    if gram is None:
+        return None
+    diagonal = gram.diagonal().real
+    # without a copy of the matrix: what is not zero must all lie on the diagonal
+    if int((gram != 0).sum()) != int((diagonal != 0).sum()):
+        raise ArgumentError(
+            f"gram of shape {gram.shape} has entries off its diagonal, which couple the blocks that {solver} "
+            f"solves one by one; pass solver={other}, or gram=np.diag(np.diag(gram))"
+        )
+    return diagonal.copy()

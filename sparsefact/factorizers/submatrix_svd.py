@@ -26,14 +26,14 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from sparsefact.analysis.certificates import Certificate
+from sparsefact.analysis.certificates import PairCertificate
 from sparsefact.analysis.index_sets import Indices
 from sparsefact.analysis.support_pairs import as_pair
 from sparsefact.analysis.tractability import Plan, Tractability, tractability_of
 from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError
-from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.factorizers.problem import FactorizationProblem, diagonal_of
 from sparsefact.minimizers.protocol import Outcome, Report
 from sparsefact.products.status import Status
 
@@ -113,7 +113,7 @@ class _State:
 
     def __init__(self, problem: FactorizationProblem) -> None:
         self.problem, self.xp = problem, problem.backend.xp
-        self.weights = _diagonal(problem.gram)
+        self.weights = diagonal_of(problem.gram, "SubmatrixSVD", "sparsefact.AlternatingLeastSquares()")
         self.answer: Tractability = _plan_or_refuse(problem)
         assert self.answer.plan is not None
         self.plan: Plan = self.answer.plan
@@ -230,11 +230,13 @@ class _State:
             self.left *= root
             self.right *= root
 
-    def certificate(self) -> Certificate:
+    def certificate(self) -> PairCertificate:
         """Return the two bounds, which are one number, with the factors that reach it."""
         pair = self.answer.pair
         factors = _on_pattern(self.left, pair.left.tocsr()), _on_pattern(self.right, pair.right)
-        return Certificate(self.optimum, self.optimum, self.residual, pair, self.plan.rectangles, factors, self.weights)
+        return PairCertificate(
+            self.optimum, self.optimum, self.residual, pair, self.plan.rectangles, factors, self.weights
+        )
 
 
 def _plan_or_refuse(problem: FactorizationProblem) -> Tractability:
@@ -257,20 +259,6 @@ def _plan_or_refuse(problem: FactorizationProblem) -> Tractability:
             f"solver=sparsefact.AlternatingLeastSquares() for a local solution. {answer.explain()}"
         )
     return answer
-
-
-def _diagonal(gram: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Return the diagonal of a diagonal gram, or refuse any other."""
-    if gram is None:
-        return None
-    diagonal = gram.diagonal().real
-    # without a copy of the matrix: what is not zero must all lie on the diagonal
-    if int((gram != 0).sum()) != int((diagonal != 0).sum()):
-        raise ArgumentError(
-            f"gram of shape {gram.shape} has entries off its diagonal, which couple the blocks that SubmatrixSVD "
-            "solves one by one; pass solver=sparsefact.AlternatingLeastSquares(), or gram=np.diag(np.diag(gram))"
-        )
-    return diagonal.copy()
 
 
 def _on_pattern(factor: NDArray[Any], pattern: scipy.sparse.csr_array[Any]) -> scipy.sparse.csr_array[Any]:

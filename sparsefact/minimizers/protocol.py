@@ -66,12 +66,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a solver ends with: the value (one matrix, or a tuple of factors), how it ended, and the proof if any."""
+    """What a solver ends with: the value (one matrix, or a tuple of factors), how it ended, and the proof if any.
+
+    `error` is the relative error of a product where the solver knows it exactly.
+    """
 
     value: Any
     status: Status
     certificate: Any = None
     explanation: str = ""
+    error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

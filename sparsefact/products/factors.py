@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from scipy import sparse
 
+from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.errors import DtypeError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class KroneckerFactor:
         """The shape of the matrix, ``(a*b*d, a*c*d)``."""
         a, b, c, d = self._values.shape
         return a * b * d, a * c * d
+
+    @property
+    def support(self) -> KroneckerSupport:
+        """Where the matrix may be nonzero."""
+        return KroneckerSupport(*self._values.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
