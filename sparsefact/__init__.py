@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sparsefact.constraints.top_k import TopK
     from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
+    from sparsefact.factorizers.cross import CrossApproximation
     from sparsefact.factorizers.factorize import factorize
     from sparsefact.factorizers.hierarchical import Hierarchical
     from sparsefact.factorizers.palm import PALM
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sparsefact.minimizers.admm import ADMM
     from sparsefact.minimizers.minimize import Solution, minimize
     from sparsefact.objectives.quadratic import Quadratic
+    from sparsefact.products.entries import Entries
     from sparsefact.products.factorization import Factorization
     from sparsefact.products.factors import KroneckerFactor
     from sparsefact.products.status import Status
@@ -50,8 +52,10 @@ _HOME = {
     "Certificate": "sparsefact.analysis.certificates",
     "Chain": "sparsefact.constraints.chain",
     "Closedness": "sparsefact.analysis.closedness",
+    "CrossApproximation": "sparsefact.factorizers.cross",
     "Dense": "sparsefact.constraints.dense",
     "DoubleSparse": "sparsefact.constraints.double_sparse",
+    "Entries": "sparsefact.products.entries",
     "Factorization": "sparsefact.products.factorization",
     "Hierarchical": "sparsefact.factorizers.hierarchical",
     "KroneckerFactor": "sparsefact.products.factors",
@@ -89,8 +93,10 @@ __all__ = [
     "Certificate",
     "Chain",
     "Closedness",
+    "CrossApproximation",
     "Dense",
     "DoubleSparse",
+    "Entries",
     "Factorization",
     "Hierarchical",
     "KroneckerFactor",

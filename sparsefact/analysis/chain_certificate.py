@@ -9,6 +9,7 @@ changes the matrix by e_j in its j-th step, and e_j is at most E_s of the split 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,18 @@ from sparsefact.analysis.certificates import Certificate
 from sparsefact.analysis.split_blocks import energy_outside
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.kronecker_values import blocks_at, values_on
+from sparsefact.errors import NonFiniteError
 from sparsefact.products.factorization import Factorization
 from sparsefact.products.factors import KroneckerFactor
+from sparsefact.products.residual import panels, rows_of
+from sparsefact.products.sources import Source, as_source
 
 __all__ = ["ChainCertificate"]
 
 # How far recomputed norms may be from the claimed ones, in units of eps * ||A||.
 _SLACK = 200.0
+# Entries of blocks that are decomposed at once.
+_PANEL = 1 << 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,13 +99,18 @@ class ChainCertificate(Certificate):
 
         Parameters
         ----------
-        A : (m, n) array
+        A : (m, n) array, LinearOperator or Entries
+            What is not an array, and a memory-mapped one, is read in parts, twice at least.
 
         Returns
         -------
         bool
             False for another matrix, for factors off the chain, and for a certificate that was changed.
         """
+        no_matrix = isinstance(A, np.ndarray) and (A.ndim != 2 or A.dtype.kind not in "fc")
+        source = None if no_matrix else as_source(A)
+        if source is not None:
+            return self._verify_parts(source)
         matrix = np.asarray(A)
         shape = self.chain.shape[::-1] if self.transposed else self.chain.shape
         if matrix.shape != shape or matrix.dtype.kind not in "fc" or not np.isfinite(matrix).all():
@@ -112,12 +123,69 @@ class ChainCertificate(Certificate):
         weighted = wide * scale
         norm, residual = float(np.linalg.norm(weighted)), float(np.linalg.norm((wide - product) * scale))
         weighted = weighted.T if self.transposed else weighted
+        whole = self.chain.partial(1, len(self.chain))
+        outside = math.sqrt(energy_outside(np, weighted, whole))
+        values = values_on(weighted, whole)
+
+        def tail(split: int) -> float:
+            blocks = blocks_at(values, self.chain[split].a, self.chain[split - 1].d)
+            return _tail(blocks.reshape(-1, *blocks.shape[-2:]), self.chain.ranks[split - 1])
+
+        return self._holds(norm, residual, outside, tail)
+
+    def _verify_parts(self, source: Source) -> bool:
+        """Check a matrix that is read in parts: rows for the residual, then the blocks of one split."""
+        whole = self.chain.partial(1, len(self.chain))
+        if source.shape != (self.chain.shape[::-1] if self.transposed else self.chain.shape):
+            return False
+        if not self._is_consistent():
+            return False
+        weights = None if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        scale = 1.0 if weights is None else np.sqrt(weights)
+        turned = source.T if self.transposed else source
+        try:
+            if whole.a * whole.d > 1:
+                return self.verify(source.block(np.arange(source.shape[0])))
+            norms = [
+                [float(np.linalg.norm(part * scale)) for part in (a, a - rows_of(self.factors, rows))]
+                for rows in panels(source, self.factors)
+                for a in (rows_of(source, rows),)
+            ]
+
+            def tail(split: int) -> float:
+                return self._tail_in_parts(turned, scale, split)
+
+            norm, residual = (math.hypot(*of_panels) for of_panels in zip(*norms, strict=True))
+            return self._holds(norm, residual, 0.0, tail)
+        except NonFiniteError:
+            return False
+
+    def _tail_in_parts(self, source: Source, scale: Any, split: int) -> float:
+        """Return what the truncation of a split leaves out, from one residue of the rows after another."""
+        apart, width = self.chain[split - 1].d, source.shape[1] // self.chain[split].a
+        height = source.shape[0] // apart
+        step = max(1, _PANEL // (height * width)) * width
+        tails = []
+        for residue in range(apart):
+            rows = np.arange(residue, source.shape[0], apart)
+            for start in range(0, source.shape[1], step):
+                cols = np.arange(start, min(start + step, source.shape[1]))
+                part = source.block(rows, cols)
+                part = part.astype(np.complex128 if part.dtype.kind == "c" else np.float64)
+                if self.weights is not None:
+                    part = part * (scale[rows][:, None] if self.transposed else scale[cols])
+                blocks = part.reshape(height, -1, width).transpose(1, 0, 2)
+                tails.append(_tail(blocks, self.chain.ranks[split - 1]))
+            source.release()
+        return math.hypot(*tails)
+
+    def _holds(self, norm: float, residual: float, outside: float, tail: Callable[[int], float]) -> bool:
+        """Tell whether the claims agree with what was computed again, up to rounding."""
         slack = _SLACK * float(np.finfo(self.factors[0].dtype).eps) * norm
-        outside = math.sqrt(energy_outside(np, weighted, self.chain.partial(1, len(self.chain))))
         claims = [abs(norm - self.norm), abs(outside - self.outside), residual - self.upper_bound]
         if self.exact:
             claims.append(self.upper_bound - residual)
-        claims += self._excess(weighted, outside)
+        claims += self._excess(tail, outside)
         return all(claim <= slack for claim in claims)
 
     def _is_consistent(self) -> bool:
@@ -134,7 +202,7 @@ class ChainCertificate(Certificate):
         bound = lower_bound(self.step_errors, self.split_errors, self.outside)
         return math.isclose(self.lower_bound, min(bound, self.upper_bound) if self.exact else bound)
 
-    def _excess(self, weighted: NDArray[Any], outside: float) -> list[float]:
+    def _excess(self, tail: Callable[[int], float], outside: float) -> list[float]:
         """Return by how much step and split errors that matter for the lower bound exceed the exact E_s."""
         claimed: dict[int, list[float]] = {}
         for split, error in zip(self.order, self.step_errors, strict=True):
@@ -142,18 +210,20 @@ class ChainCertificate(Certificate):
         for split, error in enumerate(self.split_errors or (), start=1):
             claimed.setdefault(split, []).append(error)
         largest = max((e for errors in claimed.values() for e in errors), default=0.0)
-        values = values_on(weighted, self.chain.partial(1, len(self.chain)))
         excess = []
         for split, errors in claimed.items():
             if self.split_errors is None and max(errors) < largest:
                 continue
-            blocks = blocks_at(values, self.chain[split].a, self.chain[split - 1].d)
-            sigma = np.linalg.svd(blocks.reshape(-1, *blocks.shape[-2:]), compute_uv=False)
-            exact = math.hypot(outside, float(np.linalg.norm(sigma[:, self.chain.ranks[split - 1] :])))
+            exact = math.hypot(outside, tail(split))
             excess.append(max(errors) - exact)
             if self.split_errors is not None:
                 excess.append(exact - self.split_errors[split - 1])
         return excess
+
+
+def _tail(blocks: NDArray[Any], rank: int) -> float:
+    """Return the norm of all singular values of blocks (n, b, c) after the first `rank` of each."""
+    return float(np.linalg.norm(np.linalg.svd(blocks, compute_uv=False)[:, rank:]))
 
 
 def lower_bound(step_errors: tuple[float, ...], split_errors: tuple[float, ...] | None, outside: float) -> float:

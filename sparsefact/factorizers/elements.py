@@ -13,6 +13,7 @@ t residues of their interface.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,16 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.kronecker_values import blocks_at
 
-__all__ = ["contract_left", "contract_right", "join_left", "join_right", "lean_left", "lean_right", "multiply"]
+__all__ = [
+    "contract_left",
+    "contract_right",
+    "join_left",
+    "join_right",
+    "lean_left",
+    "lean_right",
+    "levelled",
+    "multiply",
+]
 
 Values = NDArray[Any]
 
@@ -53,12 +63,13 @@ def lean_right(backend: Backend, left: Values, right: Values) -> tuple[Values, V
 def lean_left(backend: Backend, left: Values, right: Values) -> tuple[Values, Values]:
     """Return the same product with orthonormal rows in the right factor's blocks: the centre moves left."""
     (a, b, _, d), (intervals, _, c, inner) = left.shape, right.shape
-    q, triangle = _orthonormal(backend, _right_blocks(right, d).conj().swapaxes(-1, -2))
+    # a block is R^T Q^T, and Q^T has orthonormal rows: nothing needs to be conjugated
+    q, triangle = _orthonormal(backend, _right_blocks(right, d).swapaxes(-1, -2))
     r = q.shape[-1]
-    pushed = _left_blocks(left, intervals) @ triangle.conj().swapaxes(-1, -2).reshape(a, intervals // a, d, -1, r)
+    pushed = _left_blocks(left, intervals) @ triangle.swapaxes(-1, -2).reshape(a, intervals // a, d, -1, r)
     return (
         pushed.transpose(0, 3, 1, 4, 2).reshape(a, b, intervals // a * r, d),
-        q.conj().transpose(0, 4, 1, 3, 2).reshape(intervals, r * (d // inner), c, inner),
+        q.transpose(0, 4, 1, 3, 2).reshape(intervals, r * (d // inner), c, inner),
     )
 
 
@@ -85,6 +96,18 @@ def contract_right(right: Values, values: Values, residues: int) -> Values:
     blocks = blocks_at(values, right.shape[0], residues)
     adjoint = _right_blocks(right, residues).conj().swapaxes(-1, -2)
     return join_left(blocks @ adjoint.reshape(*blocks.shape[:4], *adjoint.shape[-2:]))
+
+
+def levelled(values: list[NDArray[Any]], unit: float) -> list[NDArray[Any]]:
+    """Return factors whose product is `unit` times as large, with largest entries of one size up to powers of two."""
+    sizes = [float(abs(v).max()) for v in values]
+    if not all(sizes):
+        return [np.zeros_like(v) for v in values]
+    logs = [math.log2(size) for size in sizes]
+    target = (sum(logs) + math.log2(unit)) / len(logs)
+    ends = [round(sum(target - log for log in logs[:j])) for j in range(len(logs) + 1)]
+    ends[-1] = round(math.log2(unit))
+    return [np.ldexp(1.0, ends[j + 1] - ends[j]).astype(v.real.dtype) * v for j, v in enumerate(values)]
 
 
 def _left_blocks(left: Values, intervals: int) -> Values:

@@ -21,6 +21,7 @@ from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.cross import CrossApproximation
 from sparsefact.factorizers.hierarchical import Hierarchical
 from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
@@ -32,6 +33,7 @@ from sparsefact.minimizers.protocol import Callback, Outcome, Solver
 from sparsefact.objectives.quadratic import check_gram
 from sparsefact.products.factorization import Factorization
 from sparsefact.products.factors import KroneckerFactor
+from sparsefact.products.sources import Source, as_source
 
 __all__ = ["factorize"]
 
@@ -56,8 +58,9 @@ def factorize(
 
     Parameters
     ----------
-    A : (m, n) array
-        float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified.
+    A : (m, n) array, LinearOperator or Entries
+        float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified. What is
+        not an array, and a memory-mapped one, is read in parts by `Hierarchical` and `CrossApproximation`.
     constraints : DoubleSparse, Chain or tuple of constraints
         What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, a chain of Kronecker supports
         such as ``sf.Chain.butterfly(n)``, or a constraint per factor.
@@ -105,13 +108,16 @@ def factorize(
     >>> bool(np.allclose(F @ np.ones(60), F.todense() @ np.ones(60)))
     True
     """
-    matrix = as_matrix("A", A)
-    if matrix.dtype.itemsize == 2:
+    source = as_source(A)
+    if source is not None and isinstance(A, np.memmap) and not _reads_parts(solver, constraints):
+        source = None
+    matrix = as_matrix("A", A) if source is None else source
+    if isinstance(matrix, np.ndarray) and matrix.dtype.itemsize == 2:
         matrix = matrix.astype(np.float32)
     if 0 in matrix.shape:
         raise ShapeError(f"A has shape {matrix.shape}; a matrix with at least one row and one column is expected")
     check_int("seed", seed, 0)
-    backend = get_backend(matrix, device=device)
+    backend = get_backend(*([] if source is not None else [matrix]), device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     chain = constraints if isinstance(constraints, Chain) else None
     checked_gram = _check_gram(gram, matrix)
@@ -119,6 +125,11 @@ def factorize(
     if solver is None:
         solver, reason = _choose(checked, checked_gram, chain)
     _check_solver(solver, len(shapes))
+    if source is not None and not isinstance(solver, (Hierarchical, CrossApproximation)):
+        raise ArgumentError(
+            f"A is a {source.kind}, which {solver!r} cannot read in parts; pass an array (A @ np.eye(n) of a "
+            "LinearOperator), or a chainable chain with sparsefact.Hierarchical() or sparsefact.CrossApproximation()"
+        )
     problem = FactorizationProblem(
         matrix,
         checked,
@@ -133,18 +144,30 @@ def factorize(
     each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
     return Factorization(
         [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)],
-        target=matrix,
+        target=None if source is not None or isinstance(solver, CrossApproximation) else matrix,
         gram=problem.gram,
         error=outcome.error,
         status=outcome.status,
         history=finished.history,
         certificate=outcome.certificate,
+        evidence=outcome.evidence,
         solver=solver,
         constraint=checked if chain is None else chain,
         seed=seed,
         seconds=finished.seconds,
         explanation=reason + outcome.explanation,
     )
+
+
+def _reads_parts(solver: Any, constraints: Any) -> bool:
+    """Return whether an array in a file is better read in parts: by a solver that does, in its natural order."""
+    if isinstance(solver, CrossApproximation):
+        return True
+    if solver is not None and not (isinstance(solver, Hierarchical) and solver.in_parts):
+        return False
+    if solver is not None and solver.order != "left-to-right":
+        return False
+    return isinstance(constraints, Chain) and constraints.is_chainable
 
 
 def _choose(
@@ -269,7 +292,7 @@ def _shapes(
     return tuple(pairwise(filled))
 
 
-def _check_gram(gram: Any, matrix: NDArray[Any]) -> NDArray[Any] | None:
+def _check_gram(gram: Any, matrix: NDArray[Any] | Source) -> NDArray[Any] | None:
     if gram is None:
         return None
     checked = as_matrix("gram", gram)

@@ -28,6 +28,7 @@ Symbols: A matrix (m, n), L factors, s split, (a, b, c, d) Kronecker support, r 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,14 +44,17 @@ from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import values_on
 from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.chain_sweep import improve
+from sparsefact.factorizers.elements import levelled
+from sparsefact.factorizers.panels import split_panels
 from sparsefact.factorizers.problem import FactorizationProblem, diagonal_of
-from sparsefact.factorizers.split_pass import split_in_order
+from sparsefact.factorizers.split_pass import Pass, split_in_order
 from sparsefact.minimizers.parameters import check_count
 from sparsefact.minimizers.protocol import Outcome, Report
 from sparsefact.products.factors import KroneckerFactor
+from sparsefact.products.sources import Source
 from sparsefact.products.status import Status
 
-__all__ = ["Hierarchical"]
+__all__ = ["Hierarchical", "chain_or_refuse"]
 
 _ORDERS = ("left-to-right", "right-to-left", "balanced")
 # An error below this many eps * ||A|| is rounding as much as anything else: the factors are then exact.
@@ -78,6 +82,9 @@ class Hierarchical:
     sweeps : int
         Sweeps of alternating least squares that improve the result afterwards, each factor in turn optimal for the
         others; the error never rises. They end early when it stops falling.
+    memory : int, optional
+        For a matrix that is read in parts: bytes for the part at hand and what is left of the parts before; a quarter
+        of the matrix, at most 1 GiB, unless given.
 
     Raises
     ------
@@ -88,6 +95,10 @@ class Hierarchical:
     -----
     The steps compute leading singular triples only, so every order takes O(m n) operations while ranks and sizes of
     blocks stay bounded.
+
+    A memory-mapped array, a `LinearOperator` or `sparsefact.Entries` is read in panels of rows, every entry once, and
+    is never in memory as a whole. This takes the order from left to right, ranks that are given, the free certificate
+    and no sweeps; a memory-mapped array is otherwise treated like any other array.
 
     Examples
     --------
@@ -105,6 +116,7 @@ class Hierarchical:
     tolerance: float | None = None
     certificate: Literal["free", "full"] = "free"
     sweeps: int = 0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, str):
@@ -123,6 +135,13 @@ class Hierarchical:
         if self.certificate not in ("free", "full"):
             raise ArgumentError(f"certificate={self.certificate!r} is not allowed; pass 'free' or 'full'")
         check_count("sweeps", self.sweeps, 0)
+        if self.memory is not None:
+            check_count("memory", self.memory)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether one pass over panels of rows is enough, so that the matrix need not be in memory."""
+        return self.order != "balanced" and self.tolerance is None and self.certificate == "free" and self.sweeps == 0
 
     @property
     def iterations(self) -> int:
@@ -154,7 +173,9 @@ class Hierarchical:
     def report(self, problem: FactorizationProblem, state: _State) -> Report:
         """Return the objective and the relative error, or bounds on them."""
         reached = state.reached * state.scale
-        return Report(0.5 * reached * reached, state.relative_error, converged=state.settled)
+        # the square of a large error may leave the range of a float, which is no reason to stop
+        objective = min(0.5 * reached * reached, sys.float_info.max) if reached < math.inf else reached
+        return Report(objective, state.relative_error, converged=state.settled)
 
     def finish(self, problem: FactorizationProblem, state: _State) -> Outcome:
         """Return Kronecker factors with their certificate."""
@@ -170,7 +191,7 @@ class _State:
 
     def __init__(self, solver: Hierarchical, problem: FactorizationProblem) -> None:
         self.solver, self.problem, self.backend = solver, problem, problem.backend
-        self.asked, self.transposed = _chain_or_refuse(problem.constraints)
+        self.asked, self.transposed = chain_or_refuse(problem.constraints, "Hierarchical")
         order = _numbers(solver.order, len(self.asked) - 1, self.transposed)
         self.chain = self.asked
         if solver.tolerance is None and self.asked.is_redundant:
@@ -180,6 +201,7 @@ class _State:
             if isinstance(solver.order, str):
                 order = _numbers(solver.order, len(self.chain) - 1, self.transposed)
         self.order = order
+        self.source = self._parts() if isinstance(problem.matrix, Source) else None
         self.weights = diagonal_of(problem.gram, "Hierarchical", "sparsefact.PALM()")
         self.unit = 1.0
         self.values: list[NDArray[Any]] | None = None
@@ -204,9 +226,21 @@ class _State:
         eps = float(np.finfo(self.problem.matrix.dtype).eps)
         return _ROUNDING * eps * math.sqrt(len(self.asked)) * self.norm
 
+    def _parts(self) -> Source:
+        """Return what reads the matrix at work, or refuse what panels of rows cannot give."""
+        source: Source = self.problem.matrix.T if self.transposed else self.problem.matrix
+        if not self.solver.in_parts or list(self.order) != sorted(self.order):
+            way = "right-to-left" if self.transposed else "left-to-right"
+            raise ArgumentError(
+                f"solver={self.solver!r} needs the whole matrix in memory, but A is a {source.kind}, which is read in "
+                f"panels; pass sparsefact.Hierarchical(order={way!r}) with no tolerance, sweeps or full certificate, "
+                "or an array"
+            )
+        return source
+
     def _matrix(self) -> NDArray[Any]:
         """Return the matrix at work."""
-        matrix = self.problem.matrix
+        matrix: NDArray[Any] = self.problem.matrix
         if self.unit != 1.0:
             matrix = matrix / matrix.dtype.type(self.unit)
         if self.weights is not None:
@@ -217,7 +251,8 @@ class _State:
         """Return the square roots of the weights, the largest being one."""
         assert self.weights is not None
         roots: NDArray[Any] = self.backend.xp.sqrt(self.weights / self.weights.max())
-        return roots.astype(self.problem.matrix.real.dtype)
+        cast: NDArray[Any] = roots.astype(np.finfo(self.problem.matrix.dtype).dtype)
+        return cast
 
     def split(self) -> None:
         """Make all splits; once more on a rescaled matrix where squares of its entries left the range of its type."""
@@ -225,20 +260,28 @@ class _State:
         limits = np.finfo(self.problem.matrix.dtype)
         safe = math.sqrt(float(limits.tiny)) / float(limits.eps) * math.sqrt(self.problem.matrix.size)
         if not safe < self.norm < math.inf:
-            largest = float(abs(self.problem.matrix).max())
+            largest = float(abs(self.problem.matrix).max()) if self.source is None else self.source.largest()
             if largest > 0:
                 self.unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
                 self._split()
 
     def _split(self) -> None:
+        if self.source is not None:
+            scale = 1 / self.unit if self.weights is None else self._roots() / self.unit
+            found, off = split_panels(self.backend, self.source, self.chain, self.solver.memory, scale)
+            self._take(found, math.sqrt(off))
+            return
         matrix = self._matrix()
         whole = self.chain.partial(1, len(self.chain))
-        self.outside = math.sqrt(energy_outside(self.backend.xp, matrix, whole))
+        outside = math.sqrt(energy_outside(self.backend.xp, matrix, whole))
         with np.errstate(over="ignore", invalid="ignore"):
             found = split_in_order(
                 self.backend, values_on(matrix, whole), self.chain, self.order, self.solver.tolerance
             )
-        self.values, self.step_errors = found.values, found.step_errors
+        self._take(found, outside)
+
+    def _take(self, found: Pass, outside: float) -> None:
+        self.values, self.step_errors, self.outside = found.values, found.step_errors, outside
         self.norm = math.hypot(found.norm, self.outside)
         total = math.hypot(*found.step_errors) if self.exact else math.fsum(found.step_errors)
         self.reached = math.hypot(total, self.outside)
@@ -260,20 +303,20 @@ class _State:
         """Return the factors in the shapes that were asked for, with the certificate."""
         assert self.values is not None
         values = self.values if self.chain is self.asked else self.asked.restore(self.values)
-        values = _levelled(values, self.unit)
+        values = levelled(values, self.unit)
         if self.transposed:
             values = [v.transpose(0, 2, 1, 3) for v in reversed(values)]
         if self.weights is not None:
             values[-1] = self._unweighted(values[-1])
         certificate = self._certificate(tuple(KroneckerFactor(np.ascontiguousarray(v)) for v in values))
-        optimal = self.exact and (self.reached <= self.rounding or certificate.ratio == 1.0)
+        optimal = self.reached <= self.rounding or (self.exact and certificate.ratio == 1.0)
         clear = self.exact and self.reached > _CLEAR / _ROUNDING * self.rounding
         return Outcome(
             certificate.factors,
             Status.OPTIMAL if optimal else Status.STATIONARY,
             certificate,
             self._explanation(),
-            error=self.relative_error if clear else None,
+            error=self.relative_error if clear or self.source is not None else None,
         )
 
     def _unweighted(self, last: NDArray[Any]) -> NDArray[Any]:
@@ -328,11 +371,17 @@ class _State:
         return text
 
 
-def _chain_or_refuse(constraints: Any) -> tuple[Chain, bool]:
-    """Return the chain to solve, and whether it is that of the transposed matrix."""
+def chain_or_refuse(constraints: Any, solver: str) -> tuple[Chain, bool]:
+    """Return the chain to solve, and whether it is that of the transposed matrix.
+
+    Raises
+    ------
+    ArgumentError
+        If the constraints are no chain of Kronecker supports, or neither it nor its transpose is chainable.
+    """
     if not isinstance(constraints, tuple) or not all(isinstance(c, KroneckerSupport) for c in constraints):
         raise ArgumentError(
-            f"Hierarchical needs a chain of Kronecker supports, but constraints is {constraints!r}; pass for instance "
+            f"{solver} needs a chain of Kronecker supports, but constraints is {constraints!r}; pass for instance "
             "sparsefact.Chain.butterfly(n), or use sparsefact.PALM()"
         )
     chain = Chain(constraints)
@@ -341,7 +390,7 @@ def _chain_or_refuse(constraints: Any) -> tuple[Chain, bool]:
         return chain, False
     if chain.T.is_chainable:
         return chain.T, True
-    raise ArgumentError(f"constraints are not a chainable chain, which Hierarchical needs: {obstacle}")
+    raise ArgumentError(f"constraints are not a chainable chain, which {solver} needs: {obstacle}")
 
 
 def _numbers(order: Any, splits: int, transposed: bool) -> tuple[int, ...]:
@@ -373,15 +422,3 @@ def _bad_order(order: Any) -> ArgumentError:
         f"order={order!r} is not allowed; pass 'left-to-right', 'right-to-left', 'balanced', or a list with every "
         "split once, such as [2, 1, 3]"
     )
-
-
-def _levelled(values: list[NDArray[Any]], unit: float) -> list[NDArray[Any]]:
-    """Return factors whose product is `unit` times as large, with largest entries of one size up to powers of two."""
-    sizes = [float(abs(v).max()) for v in values]
-    if not all(sizes):
-        return [np.zeros_like(v) for v in values]
-    logs = [math.log2(size) for size in sizes]
-    target = (sum(logs) + math.log2(unit)) / len(logs)
-    ends = [round(sum(target - log for log in logs[:j])) for j in range(len(logs) + 1)]
-    ends[-1] = round(math.log2(unit))
-    return [np.ldexp(1.0, ends[j + 1] - ends[j]).astype(v.real.dtype) * v for j, v in enumerate(values)]

@@ -21,8 +21,8 @@ class FactorizationProblem:
 
     Attributes
     ----------
-    matrix : (m, n) array
-        Finite; not to be modified.
+    matrix : (m, n) array, or Source
+        Finite; not to be modified. A Source for a solver that says it reads a matrix in parts, and then not checked.
     constraints : tuple of Constraint, or DoubleSparse
         One per factor, left to right.
     shapes : tuple of (int, int)
@@ -35,7 +35,7 @@ class FactorizationProblem:
     seed : int
     """
 
-    matrix: NDArray[Any]
+    matrix: Any
     constraints: tuple[Constraint, ...] | DoubleSparse
     shapes: tuple[tuple[int, int], ...]
     gram: NDArray[Any] | None

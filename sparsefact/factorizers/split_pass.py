@@ -11,6 +11,7 @@ factors s and s + 1, with a_{s+1} intervals of the columns and d_s residues of t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,7 +25,7 @@ from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import blocks_at
 from sparsefact.factorizers.elements import Values, join_left, join_right, lean_left, lean_right
 
-__all__ = ["Pass", "split_in_order"]
+__all__ = ["Pass", "split_further", "split_in_order"]
 
 # The ranks that a tolerance needs are looked for among this many triples, then among twice as many, and so on.
 _FIRST_RANKS = 4
@@ -77,7 +78,7 @@ def split_in_order(
     mirrored = len(order) > 1 and tolerance is None and list(order) == sorted(order, reverse=True)
     if mirrored:
         core, chain, order = _mirror_core(core, chain), _mirror(chain), tuple(last - split for split in order)
-    work = _Work(backend, core, chain, order, tolerance)
+    work = _Work(backend, [_Element(1, last, core)], chain, order, tolerance)
     while work.todo:
         work.advance()
     values = [element.values for element in work.elements]
@@ -89,26 +90,69 @@ def split_in_order(
     return Pass(values, tuple(work.step_errors), work.norm)
 
 
+def split_further(
+    backend: Backend, elements: Sequence[tuple[int, Values]], chain: Chain, order: tuple[int, ...]
+) -> Pass:
+    """Return the factors of a chain from a product in which some splits have been made already.
+
+    Parameters
+    ----------
+    backend : Backend
+    elements : sequence of (int, (a, b, c, d) array)
+        From left to right: the last factor that an element covers, and its values. Any values: their bases are made
+        orthonormal here. Not modified.
+    chain : Chain
+        Chainable, without redundant pairs.
+    order : tuple of int
+        Every split between the factors of an element once.
+    """
+    firsts = [1, *(last + 1 for last, _ in elements)]
+    made = [_Element(first, last, values) for first, (last, values) in zip(firsts, elements, strict=False)]
+    work = _Work(backend, made, chain, order, None)
+    work.gather()
+    while work.todo:
+        work.advance()
+    return Pass([element.values for element in work.elements], tuple(work.step_errors), work.norm)
+
+
 class _Work:
     def __init__(
-        self, backend: Backend, core: Values, chain: Chain, order: tuple[int, ...], tolerance: float | None
+        self,
+        backend: Backend,
+        elements: list[_Element],
+        chain: Chain,
+        order: tuple[int, ...],
+        tolerance: float | None,
     ) -> None:
         self.backend, self.chain, self.tolerance = backend, chain, tolerance
         self.todo = list(order)
         self.one_sided = list(order) in (sorted(order), sorted(order, reverse=True))
-        self.elements = [_Element(1, len(chain), core)]
+        self.elements = elements
         self.centre = 0
         self.step_errors: list[float] = []
-        self.norm = math.sqrt(squares(backend.xp, core)) if tolerance is not None or not order else math.nan
+        self.norm = math.nan
+        if tolerance is not None or not order:
+            self.norm = math.sqrt(squares(backend.xp, elements[0].values))
+
+    def gather(self) -> None:
+        """Move the centre to where the first split is made, from elements whose bases are any."""
+        where = self._holding(self.todo[0]) if self.todo else 0
+        self._move_centre(where)
+        self.centre = len(self.elements) - 1
+        self._move_centre(where)
+        self.norm = math.sqrt(squares(self.backend.xp, self.elements[where].values))
 
     def advance(self) -> None:
         """Make the next split, or as many as one sweep can."""
-        where = next(i for i, e in enumerate(self.elements) if e.first <= self.todo[0] < e.last)
+        where = self._holding(self.todo[0])
         self._move_centre(where)
         if self.tolerance is None:
             self._sweep(where)
         else:
             self._split(where)
+
+    def _holding(self, split: int) -> int:
+        return next(i for i, element in enumerate(self.elements) if element.first <= split < element.last)
 
     def _move_centre(self, to: int) -> None:
         while self.centre < to:
@@ -134,7 +178,7 @@ class _Work:
             rows, intervals = rank * residues, finer
         stack = element.values.transpose(3, 0, 1, 2).reshape(d * a, b, c)
         lefts, rest, missed, energy = self.backend.sweep(stack, levels)
-        if not self.step_errors:
+        if not self.step_errors and math.isnan(self.norm):
             self.norm = math.sqrt(energy)
         self.step_errors.extend(math.sqrt(e) for e in missed)
         firsts = [element.first, *(split + 1 for split in splits)]

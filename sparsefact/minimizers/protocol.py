@@ -68,7 +68,8 @@ class Report:
 class Outcome:
     """What a solver ends with: the value (one matrix, or a tuple of factors), how it ended, and the proof if any.
 
-    `error` is the relative error of a product where the solver knows it exactly.
+    `error` is the relative error of a product where the solver knows it exactly. `evidence` is what speaks for a result
+    without proving anything.
     """
 
     value: Any
@@ -76,6 +77,7 @@ class Outcome:
     certificate: Any = None
     explanation: str = ""
     error: float | None = None
+    evidence: Any = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,8 @@ class Factorization:
         What the solver recorded on its way, kept as a tuple.
     certificate : object, optional
         What proves a claim about the error.
+    evidence : object, optional
+        What speaks for a claim about the error without proving it.
     solver, constraint : object or str, optional
         What found the factors, and what was asked of them.
     seed : int, optional
@@ -100,6 +102,7 @@ class Factorization:
         "_certificate",
         "_constraint",
         "_errors",
+        "_evidence",
         "_explanation",
         "_factors",
         "_history",
@@ -122,6 +125,7 @@ class Factorization:
         status: Status | None = None,
         history: Iterable[Any] = (),
         certificate: Any = None,
+        evidence: Any = None,
         solver: Any = None,
         constraint: Any = None,
         seed: int | None = None,
@@ -137,6 +141,7 @@ class Factorization:
         self._status = status
         self._history = tuple(history)
         self._certificate = certificate
+        self._evidence = evidence
         self._solver = solver
         self._constraint = constraint
         self._seed = seed
@@ -214,6 +219,11 @@ class Factorization:
         return self._certificate
 
     @property
+    def evidence(self) -> Any:
+        """What speaks for a claim about the error without proving it, such as a `SampledResidual`, or None."""
+        return self._evidence
+
+    @property
     def solver(self) -> Any:
         """The solver that found the factors (its description, when loaded from a file)."""
         return self._solver
@@ -243,8 +253,8 @@ class Factorization:
 
         Parameters
         ----------
-        target : array, scipy.sparse array or Factorization, shape (m, n)
-            The matrix to compare with.
+        target : array, scipy.sparse array, Factorization, LinearOperator or Entries, shape (m, n)
+            The matrix to compare with; what is not an array is read in panels of rows.
         gram : array of shape (n, n), optional
             Weight of the loss, Hermitian positive semi-definite; without it the Frobenius norm is meant.
 
@@ -292,7 +302,7 @@ class Factorization:
 
     def with_errors(self, error: float | None, frobenius_error: float | None) -> Factorization:
         """Return the same product with these errors on record and nothing inferred between them."""
-        return self._derived(self._factors, Errors(error, frobenius_error), self._certificate)
+        return self._derived(self._factors, Errors(error, frobenius_error), self._certificate, self._evidence)
 
     def explain(self) -> str:
         """Return a few lines: what was solved, by which solver and why, and the numbers reached."""
@@ -319,6 +329,9 @@ class Factorization:
         if self._certificate is not None:
             said = getattr(self._certificate, "explain", None)
             lines.append(f"Certificate: {_text(self._certificate) if said is None else said()}")
+        if self._evidence is not None:
+            said = getattr(self._evidence, "explain", None)
+            lines.append(f"Evidence: {_text(self._evidence) if said is None else said()}")
         return "\n".join(lines)
 
     def _parts(self) -> str:
@@ -343,14 +356,19 @@ class Factorization:
         return self._derived([_factors.conjugated(f) for f in self._factors]) if self.dtype.kind == "c" else self
 
     def _derived(
-        self, factors: Sequence[Factor], errors: Errors | None = None, certificate: Any = None
+        self,
+        factors: Sequence[Factor],
+        errors: Errors | None = None,
+        certificate: Any = None,
+        evidence: Any = None,
     ) -> Factorization:
-        # The errors are shared unless given; a certificate speaks about one matrix and is not passed on to another.
+        # The errors are shared unless given; certificate and evidence speak about one matrix, not about another.
         other = Factorization(
             factors,
             status=self._status,
             history=self._history,
             certificate=certificate,
+            evidence=evidence,
             solver=self._solver,
             constraint=self._constraint,
             seed=self._seed,

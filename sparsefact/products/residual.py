@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsefact.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from sparsefact.products.factors import KroneckerFactor, is_sparse
+from sparsefact.products.sources import Source, as_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) 
 
     Parameters
     ----------
-    target : array, scipy.sparse array or tuple of factors, shape (m, n)
+    target : array, scipy.sparse array, Source or tuple of factors, shape (m, n)
         What the product stands for.
     factors : tuple of factors
         The product, left to right, of shape (m, n).
@@ -70,8 +71,8 @@ def _quotient(residual: float, norm: float) -> float:
 def _sums(target: Any, factors: tuple[Factor, ...], gram: Any, scale: float) -> tuple[float, float, float, float]:
     """Return ||R||^2, ||A||^2, tr(R G R^H) and tr(A G A^H), all over scale^2."""
     totals = np.zeros(4)
-    for rows in _panels(target, factors):
-        a, p = _rows_of(target, rows), _rows_of(factors, rows)
+    for rows in panels(target, factors):
+        a, p = rows_of(target, rows), rows_of(factors, rows)
         if scale != 1.0:
             a, p = a / scale, p / scale
         r = a - p
@@ -86,13 +87,16 @@ def _sums(target: Any, factors: tuple[Factor, ...], gram: Any, scale: float) -> 
 def _largest(target: Any) -> float:
     if _is_product(target):
         return max(
-            (float(np.abs(_rows_of(target, rows)).max(initial=0.0)) for rows in _panels(target, target)), default=0.0
+            (float(np.abs(rows_of(target, rows)).max(initial=0.0)) for rows in panels(target, target)), default=0.0
         )
+    if isinstance(target, Source):
+        return target.largest()
     values = target.data if is_sparse(target) else target
     return float(np.abs(values).max(initial=0)) if values.size else 0.0
 
 
-def _panels(target: Any, factors: tuple[Factor, ...]) -> list[slice]:
+def panels(target: Any, factors: tuple[Factor, ...]) -> list[slice]:
+    """Return slices of rows of which several fit in memory, of a target and of a product of factors."""
     rows = factors[0].shape[0]
     chains = (*factors, *target) if _is_product(target) else factors
     widest = max(f.shape[1] for f in chains)
@@ -110,13 +114,17 @@ def _wide(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
 
 
-def _rows_of(x: Any, rows: slice) -> NDArray[Any]:
+def rows_of(x: Any, rows: slice) -> NDArray[Any]:
     """Return some rows of a matrix or of a product, dense and in double precision."""
+    if isinstance(x, Source):
+        part = _wide(x.block(np.arange(rows.start, rows.stop)))
+        x.release()
+        return part
     if not _is_product(x):
         part = x[rows]
         return _wide(part.toarray() if is_sparse(part) else np.asarray(part))
     first, *rest = x
-    panel = _rows_of(first.tocsr() if isinstance(first, KroneckerFactor) else first, rows)
+    panel = rows_of(first.tocsr() if isinstance(first, KroneckerFactor) else first, rows)
     for factor in rest:
         panel = _times(panel, factor)
     return panel
@@ -134,7 +142,7 @@ def _times(panel: NDArray[Any], factor: Any) -> NDArray[Any]:
     height = max(1, panel.size // max(1, columns))
     out: NDArray[Any] | None = None
     for start in range(0, rows, height):
-        part = panel[:, start : start + height] @ _rows_of(factor, slice(start, start + height))
+        part = panel[:, start : start + height] @ rows_of(factor, slice(start, start + height))
         out = part if out is None else np.add(out, part, out=out)
     return np.zeros((panel.shape[0], columns)) if out is None else out
 
@@ -184,12 +192,14 @@ class Errors:
 
 
 def as_target(target: Any, shape: tuple[int, int]) -> Any:
-    """Return a target that is measured against: an array, a CSR array or a tuple of factors, of the given shape."""
+    """Return what is measured against, of the given shape: an array, a CSR array, a Source or a tuple of factors."""
     found: tuple[int, ...]
     result: Any
     # A Factorization, whose module imports this one.
     if hasattr(target, "factors"):
         found, result = target.shape, target.factors
+    elif not isinstance(target, np.ndarray) and (source := as_source(target)) is not None:
+        found, result = source.shape, source
     else:
         result = target.tocsr() if is_sparse(target) else np.asarray(target)
         if result.dtype.kind not in "biufc" and result.dtype.name != "bfloat16":
