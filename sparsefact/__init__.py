@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sparsefact.constraints.top_k import TopK
     from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
+    from sparsefact.factorizers.butterfly_permutations import butterfly_with_permutations
     from sparsefact.factorizers.cross import CrossApproximation
     from sparsefact.factorizers.factorize import factorize
     from sparsefact.factorizers.hierarchical import Hierarchical
@@ -71,6 +72,7 @@ _HOME = {
     "Support": "sparsefact.constraints.support",
     "TopK": "sparsefact.constraints.top_k",
     "Tractability": "sparsefact.analysis.tractability",
+    "butterfly_with_permutations": "sparsefact.factorizers.butterfly_permutations",
     "closedness": "sparsefact.analysis.closedness",
     "deep_closedness": "sparsefact.analysis.deep_closedness",
     "double_sparse": "sparsefact.constraints.double_sparse",
@@ -112,6 +114,7 @@ __all__ = [
     "TopK",
     "Tractability",
     "__version__",
+    "butterfly_with_permutations",
     "closedness",
     "deep_closedness",
     "double_sparse",

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "Per"]
+__all__ = ["Backend", "Per", "PreparedChain"]
 
 Per: TypeAlias = Literal["matrix", "row", "column"]
 """What a count is of: the whole matrix, each of its rows, or each of its columns."""
@@ -210,5 +210,65 @@ class Backend(Protocol):
         """Set ``out = c + rho * where(mask, t, -t)`` in place, all ``(m, n)``; `out` may be `c` or `t`.
 
         The right-hand side ``C + rho (Z - U)`` of the next linear step, with Z = T on the mask and U = T off it.
+        """
+        ...
+
+    def ks_apply(self, values: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+        """Return the product of one Kronecker-sparse factor with a matrix of columns.
+
+        Parameters
+        ----------
+        values : (a, b, c, d) array
+            Entry ``((i*b + p)*d + q, (i*c + r)*d + q)`` of the factor is ``values[i, p, r, q]``, all others are zero.
+        x : (a*c*d, B) array
+            Of the type of `values`, or complex of its precision.
+
+        Returns
+        -------
+        (a*b*d, B) array
+        """
+        ...
+
+    def prepare_chain(
+        self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None
+    ) -> PreparedChain:
+        """Lay out a product of sparse factors for many products with dense matrices.
+
+        Parameters
+        ----------
+        parts : sequence, left to right, at least one
+            Arrays (a, b, c, d): the values of Kronecker-sparse factors as in `ks_apply`; or CSR arrays with sorted
+            indices. Neighbours share their inner dimension.
+        dtype : dtype
+            What the values are converted to.
+        vectors : bool
+            Whether to lay out for one or two columns rather than for many. Any number is multiplied either way.
+        rows : (k,) integer array, optional
+            The chain multiplies ``x[rows]`` in place of x.
+
+        Returns
+        -------
+        PreparedChain
+        """
+        ...
+
+
+class PreparedChain(Protocol):
+    """A product of sparse factors, laid out by `Backend.prepare_chain`; safe to use from several threads."""
+
+    def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
+        """Return the product with a matrix of columns, as a new array.
+
+        Parameters
+        ----------
+        x : (n, B) array
+            Of the type of the values, or complex of its precision, in any memory layout; it is not written to. Every
+            column is multiplied on its own, and the result does not depend on the number of threads.
+        rows_first : bool
+            Whether the result lies in memory column by column.
+
+        Returns
+        -------
+        (m, B) array
         """
         ...

@@ -183,6 +183,41 @@ class ReferenceBackend:
         """Set ``out = c + rho * where(mask, t, -t)`` in place."""
         out[...] = _wide(c) + rho * np.where(mask, _wide(t), -_wide(t))
 
+    def ks_apply(self, values: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+        """Return the product of one Kronecker-sparse factor with a matrix of columns."""
+        return self.prepare_chain([values], values.dtype).apply(x)
+
+    def prepare_chain(
+        self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None
+    ) -> ReferenceChain:
+        """Form every factor as a dense matrix."""
+        matrices = [_dense(part.astype(dtype)) for part in parts]
+        return ReferenceChain(matrices, rows)
+
+
+class ReferenceChain:
+    """Dense matrices that are multiplied one after the other."""
+
+    def __init__(self, matrices: Sequence[NDArray[Any]], rows: NDArray[Any] | None) -> None:
+        self._matrices, self._rows = matrices, rows
+
+    def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
+        """Return the product with a matrix of columns."""
+        product = _wide(x if self._rows is None else x[self._rows])
+        for matrix in reversed(self._matrices):
+            product = matrix @ product
+        return np.array(product.astype(x.dtype), order="F" if rows_first else "C")
+
+
+def _dense(part: Any) -> NDArray[Any]:
+    if not isinstance(part, np.ndarray):
+        return _wide(part.toarray())
+    a, b, c, d = part.shape
+    dense = np.zeros((a * b * d, a * c * d), dtype=_wide(part).dtype)
+    for i, p, r, q in np.ndindex(a, b, c, d):
+        dense[(i * b + p) * d + q, (i * c + r) * d + q] = part[i, p, r, q]
+    return dense
+
 
 REFERENCE = ReferenceBackend()
 """The one instance; it has no state."""

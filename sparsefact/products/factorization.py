@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from sparsefact.errors import DtypeError, ShapeError
+from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.products import factors as _factors
+from sparsefact.products.plan import Direction, Plans
 from sparsefact.products.residual import Errors, as_gram, as_target, relative_errors
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sparsefact.products.factors import Factor
+    from sparsefact.products.plan import Plan
     from sparsefact.products.status import Status
 
 __all__ = ["Factorization"]
@@ -101,11 +103,13 @@ class Factorization:
         "__weakref__",
         "_certificate",
         "_constraint",
+        "_direction",
         "_errors",
         "_evidence",
         "_explanation",
         "_factors",
         "_history",
+        "_plans",
         "_seconds",
         "_seed",
         "_solver",
@@ -133,6 +137,8 @@ class Factorization:
         explanation: str = "",
     ) -> None:
         self._factors = _factors.as_factors(factors)
+        # what multiplies is `_direction` of the factors that the plans are for
+        self._plans, self._direction = Plans(self._factors), Direction()
         if frobenius_error is None and gram is None:
             frobenius_error = error
         self._errors = Errors(error, frobenius_error)
@@ -344,16 +350,25 @@ class Factorization:
     @property
     def T(self) -> Factorization:
         """The transpose, a Factorization of the same error."""
-        return self._derived([_factors.transposed(f) for f in reversed(self._factors)])
+        return self._turned([_factors.transposed(f) for f in reversed(self._factors)], True, False)
 
     @property
     def H(self) -> Factorization:
         """The conjugate transpose, a Factorization of the same error."""
-        return self._derived([_factors.transposed(_factors.conjugated(f)) for f in reversed(self._factors)])
+        found = [_factors.transposed(_factors.conjugated(f)) for f in reversed(self._factors)]
+        return self._turned(found, True, self.dtype.kind == "c")
 
     def conj(self) -> Factorization:
         """Return the complex conjugate, a Factorization of the same error (itself when real)."""
-        return self._derived([_factors.conjugated(f) for f in self._factors]) if self.dtype.kind == "c" else self
+        if self.dtype.kind != "c":
+            return self
+        return self._turned([_factors.conjugated(f) for f in self._factors], False, True)
+
+    def _turned(self, factors: Sequence[Factor], transposed: bool, conjugated: bool) -> Factorization:
+        # F.T @ x in a loop would plan every time if the new object had plans of its own
+        other = self._derived(factors)
+        other._plans, other._direction = self._plans, self._direction.then(transposed, conjugated)
+        return other
 
     def _derived(
         self,
@@ -396,17 +411,64 @@ class Factorization:
         m, n = self.shape
         if array.ndim not in (1, 2) or array.shape[-1] != m:
             raise ShapeError(f"x has shape {array.shape}; x @ F with F {m}x{n} needs shape ({m},) or (k, {m})")
-        return self._apply_transposed(array.T).T
+        return self._apply(array.T, transposed=True, rows_first=True).T
 
-    def _apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        for factor in reversed(self._factors):
-            x = _factors.multiply(factor, x)
-        return x
+    def plan(self, *, batch: int = 1, dtype: Any = None, adjoint: bool = False, transposed: bool = False) -> Plan:
+        """Return how a product is computed; ``print(F.plan(batch=64).explain())`` shows it.
 
-    def _apply_transposed(self, x: NDArray[Any]) -> NDArray[Any]:
-        for factor in self._factors:
-            x = _factors.multiply_transposed(factor, x)
-        return x
+        Every product asks for its plan itself, so there is no need to call this, except to see or to keep it.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Columns of the operand; sizes within a factor of two share a plan.
+        dtype : dtype, optional
+            Of the operand, by default that of the factors.
+        adjoint : bool, optional
+            Of ``F.H @ X``, which `rmatvec` and `rmatmat` compute, instead of ``F @ X``.
+        transposed : bool, optional
+            Of ``F.T @ X``, which is also how ``X.T @ F`` is computed.
+
+        Returns
+        -------
+        Plan
+            With `explain`, `kernel`, `groups`, `flops`, `bytes`, `stored_bytes`. Nothing is merged before it is used.
+
+        Raises
+        ------
+        DtypeError
+            `dtype` is no type of numbers.
+        ArgumentError
+            `batch` is negative, or both `adjoint` and `transposed` are asked for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sparsefact as sf
+        >>> F = sf.Factorization([sf.KroneckerFactor(np.ones((2**k, 2, 2, 2 ** (9 - k)))) for k in range(10)])
+        >>> plan = F.plan(batch=128, dtype=np.float32)
+        >>> plan.kernel, plan.flops < 2 * 1024 * 1024 * 128
+        ('tile', True)
+        """
+        if adjoint and transposed:
+            raise ArgumentError(
+                "adjoint and transposed are both True; a plan has one direction, so ask for one of them"
+            )
+        asked = _factors.common_dtype([self.dtype if dtype is None else np.result_type(self.dtype, dtype)])
+        return self._plan(int(batch), asked, adjoint or transposed, adjoint)
+
+    def _plan(self, batch: int, dtype: np.dtype[Any], transposed: bool, conjugated: bool) -> Plan:
+        direction = self._direction
+        if transposed or conjugated:
+            direction = direction.then(transposed, conjugated and self.dtype.kind == "c")
+        return self._plans.get(batch, dtype, direction)
+
+    def _apply(
+        self, x: NDArray[Any], transposed: bool = False, conjugated: bool = False, rows_first: bool = False
+    ) -> NDArray[Any]:
+        columns = x if x.ndim == 2 else x[:, None]
+        found = self._plan(columns.shape[1], x.dtype, transposed, conjugated).apply(columns, rows_first=rows_first)
+        return found if x.ndim == 2 else found[:, 0]
 
     def __mul__(self, scalar: Any) -> Factorization:
         if not isinstance(scalar, int | float | complex | np.number):
@@ -493,7 +555,7 @@ class Factorization:
         return self._adjoint(self._matrix(x, self.shape[0], "rmatmat"))
 
     def _adjoint(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._apply_transposed(x.conj()).conj()
+        return self._apply(x, transposed=True, conjugated=True)
 
     def _vector(self, x: Any, length: int, verb: str) -> NDArray[Any]:
         array = self._operand(x, verb)
@@ -573,12 +635,17 @@ class Factorization:
 
     def __getstate__(self) -> dict[str, Any]:
         self._errors.settle()
-        return {slot: getattr(self, slot) for slot in self.__slots__ if slot != "__weakref__"}
+        return {slot: getattr(self, slot) for slot in self.__slots__ if slot not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for slot, value in state.items():
             setattr(self, slot, value)
         self._factors = _factors.as_factors(self._factors)
+        self._plans, self._direction = Plans(self._factors), Direction()
+
+
+# plans hold locks, and what they keep is soon computed again
+_NOT_PICKLED = ("__weakref__", "_plans", "_direction")
 
 
 def _as_operand(x: Any, dtype: np.dtype[Any]) -> NDArray[Any] | None:

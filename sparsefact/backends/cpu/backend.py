@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.cpu import admm, inverse, low_rank, masked_lsq, select, sweep
-from sparsefact.backends.protocol import Per
+from sparsefact.backends.cpu import admm, chain_product, inverse, low_rank, masked_lsq, select, sweep
+from sparsefact.backends.protocol import Per, PreparedChain
 
 __all__ = ["CPU", "CpuBackend"]
 
@@ -71,6 +71,16 @@ class CpuBackend:
     ) -> None:
         """Set ``out = c + rho * where(mask, t, -t)`` in place."""
         admm.admm_rhs(c, t, mask, rho, out)
+
+    def ks_apply(self, values: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+        """Return the product of one Kronecker-sparse factor with a matrix of columns."""
+        return chain_product.prepare_chain([values], values.dtype, vectors=x.shape[1] == 1).apply(x)
+
+    def prepare_chain(
+        self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None
+    ) -> PreparedChain:
+        """Lay out a product of sparse factors for many products with dense matrices."""
+        return chain_product.prepare_chain(parts, dtype, vectors=vectors, rows=rows)
 
 
 CPU = CpuBackend()

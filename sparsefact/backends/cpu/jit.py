@@ -21,17 +21,22 @@ REASSOCIATE = {"contract", "reassoc", "nsz", "arcp"}
 """Licence to vectorise sums; never the flags that assume there is no NaN or infinity."""
 
 
-def jit(*, fastmath: set[str] | bool = False) -> Callable[[F], F]:
+def jit(*, fastmath: set[str] | bool = False, inline: bool = False) -> Callable[[F], F]:
     """Return the decorator that compiles a kernel lazily, per combination of argument types.
 
     Parameters
     ----------
     fastmath : set of str or False
         LLVM's flags for floating point operations; a sum may be reordered only with `REASSOCIATE`.
+    inline : bool
+        Whether to write the kernel into those that call it before anything is compiled. A large kernel that only others
+        call would be compiled once by itself and again inside each of them.
     """
 
     def decorate(function: F) -> F:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+        if inline:
+            options["inline"] = "always"
         try:
             compiled: F = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no writable place for the cache, neither beside the file nor in the home directory

@@ -1,0 +1,443 @@
+"""The plan of a product: which factors are merged, and which kernel multiplies them.
+
+A plan belongs to one size of batch, one type of operand and one direction. It is chosen from a cost model
+(`sparsefact.products.plan_cost`) without touching a value; merged values are computed on the first product and kept.
+Neighbouring Kronecker-sparse factors merge into blocks on common sets of rows, for which chainable factors lose nothing
+(L. Zheng, E. Riccietti, R. Gribonval: Efficient identification of butterfly sparse matrix factorizations, 2023).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsefact.backends.registry import get_backend
+from sparsefact.errors import ArgumentError
+from sparsefact.products import factors as _factors
+from sparsefact.products.factors import Factor, KroneckerFactor
+from sparsefact.products.merge import merged_values
+from sparsefact.products.plan_cost import GROWTH, SMALL_BYTES, Block, Setting, best_groups, merged_block, size_of
+
+__all__ = ["Direction", "Group", "Plan", "Plans"]
+
+Kernel: TypeAlias = Literal["plain", "vector", "tile", "matmul", "dense"]
+
+# Multiply-adds below which NumPy's and SciPy's own calls, factor by factor, cost less than choosing anything.
+_PLAIN = 2048
+# Plans kept per product; the one not used for longest is dropped.
+_KEPT = 8
+
+_SAID = {
+    "plain": "factor by factor with NumPy and SciPy",
+    "vector": "all factors on one vector after the other, neighbouring rows side by side",
+    "tile": "all factors on a tile of columns that stays in cache",
+    "matmul": "batched BLAS products on views, factor by factor",
+    "dense": "one BLAS product with the dense matrix",
+}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Which of F, its transpose, its conjugate and its adjoint multiplies."""
+
+    transposed: bool = False
+    conjugated: bool = False
+
+    @property
+    def name(self) -> str:
+        """The word for it."""
+        if self.transposed:
+            return "adjoint" if self.conjugated else "transposed"
+        return "conjugate" if self.conjugated else "forward"
+
+    def then(self, transposed: bool, conjugated: bool) -> Direction:
+        """Return the direction of the transpose or conjugate of what this is a direction of."""
+        return Direction(self.transposed != transposed, self.conjugated != conjugated)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """A factor as the plan sees it, already in the plan's direction."""
+
+    index: int
+    kind: str  # "Kronecker", "CSR", "dense", "rows", "scaling"
+    shape: tuple[int, int]
+    nnz: int
+    factor: Factor
+    transposed: bool
+    block: Block | None = None
+
+    def values(self) -> NDArray[Any]:
+        """Return the values on `block`, as a four-way array."""
+        if isinstance(self.factor, KroneckerFactor):
+            return self.factor.values.transpose(0, 2, 1, 3) if self.transposed else self.factor.values
+        return _factors.stored_values(self.factor).reshape(cast("Block", self.block))
+
+    def matrix(self) -> Factor:
+        """Return the factor in the plan's direction."""
+        return _factors.transposed(self.factor) if self.transposed else self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Neighbouring factors that are multiplied as one.
+
+    Attributes
+    ----------
+    first, stop : int
+        The range of the factors, counted from 0 in the product's own order.
+    kind : str
+        ``"Kronecker"``, ``"CSR"``, ``"dense"`` or ``"rows"`` (a selection of rows, done while reading).
+    shape : (int, int)
+    block : (a, b, c, d) or None
+        The support of a Kronecker group, ``I_a (x) 1_{b x c} (x) I_d``.
+    nnz : int
+        Entries that are multiplied.
+    """
+
+    first: int
+    stop: int
+    kind: str
+    shape: tuple[int, int]
+    block: Block | None
+    nnz: int
+    items: tuple[_Item, ...]
+
+
+class Plan:
+    """How a product is computed for one batch size, type and direction.
+
+    `Factorization.plan` returns it. It is a value: right for every operand of its type, chosen for one size of batch,
+    and safe to use from several threads.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Of what multiplies, in the direction of the plan.
+    batch : int
+        Columns of the operand that the plan was chosen for.
+    dtype : numpy.dtype
+        Of the operand and of the result.
+    direction : str
+        ``"forward"``, ``"transposed"``, ``"adjoint"`` or ``"conjugate"``.
+    kernel : str
+        ``"plain"``, ``"vector"``, ``"tile"``, ``"matmul"`` or ``"dense"``.
+    groups : tuple of Group
+        Left to right.
+    flops : int
+        Real additions and multiplications of one product.
+    bytes : int
+        Predicted traffic with memory: operand and result, the values, and intermediate products that leave the cache.
+    stored_bytes : int
+        Of the groups' values and indices; merging keeps them under twice those it replaces, or 64 KiB.
+    seconds : float
+        What the model predicts on one core.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> F = sf.Factorization([sf.KroneckerFactor(np.ones((2**k, 2, 2, 2 ** (7 - k)))) for k in range(8)])
+    >>> F.plan(batch=64)
+    Plan(forward 256x256 @ (256, 64) float64: tile, 4 groups)
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        kernel: Kernel,
+        seconds: float,
+        *,
+        setting: Setting,
+        dtype: np.dtype[Any],
+        values: np.dtype[Any],
+        direction: Direction,
+    ) -> None:
+        self.shape = groups[0].shape[0], groups[-1].shape[1]
+        self.batch, self.dtype, self.direction = setting.batch, dtype, direction.name
+        self.kernel, self.groups, self.seconds = kernel, tuple(groups), seconds
+        self._values, self._conjugated = values, direction.conjugated
+        self._lock = threading.Lock()
+        self._ready: Any = None
+        self.flops = setting.flops(sum(group.nnz for group in groups if group.kind != "rows"))
+        self.stored_bytes = sum(_stored(group, values) for group in groups)
+        ends = (self.shape[0] + self.shape[1]) * setting.batch * dtype.itemsize
+        between = sum(group.shape[0] for group in groups[1:]) * setting.batch * dtype.itemsize
+        self.bytes = ends + self.stored_bytes + (2 * between if kernel in ("plain", "matmul") else 0)
+
+    def explain(self) -> str:
+        """Return a few lines: the kernel, the groups, the predicted operations and bytes."""
+        m, n = self.shape
+        lines = [f"{self.direction} product, {m}x{n} @ ({n}, {self.batch}) {self.dtype}: {_SAID[self.kernel]}"]
+        for group in self.groups:
+            several = group.stop - group.first > 1
+            span = f"factors {group.first + 1} to {group.stop}, merged" if several else f"factor {group.first + 1}"
+            support = "" if group.block is None else " (a, b, c, d) = " + str(group.block)
+            lines.append(f"  {span}: {group.shape[0]}x{group.shape[1]} {group.kind}{support}, {group.nnz} entries")
+        floor = (m + n) * self.batch * self.dtype.itemsize
+        lines.append(
+            f"  predicted: {self.flops} flops, {self.bytes} bytes ({floor} of them operand and result), "
+            f"{self.stored_bytes} bytes of values, {1e6 * self.seconds:.0f} us on one core"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        groups = f"{len(self.groups)} group{'' if len(self.groups) == 1 else 's'}"
+        return f"Plan({self.direction} {m}x{n} @ ({n}, {self.batch}) {self.dtype}: {self.kernel}, {groups})"
+
+    def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
+        """Return the product with an ``(n, B)`` array of type `dtype`, as a new ``(m, B)`` array.
+
+        Parameters
+        ----------
+        x : (n, B) array
+            In any memory layout.
+        rows_first : bool
+            Whether the result lies in memory column by column, so that its transpose is C-contiguous.
+        """
+        ready = self._ready
+        if ready is None:
+            with self._lock:
+                if self._ready is None:
+                    self._ready = self._prepare()
+                ready = self._ready
+        if self.kernel in ("vector", "tile"):
+            found: NDArray[Any] = ready.apply(x, rows_first=rows_first)
+            return found
+        if self.kernel == "plain":
+            # a conjugate of the factors would be formed again and again: of a small operand it is nothing
+            x = x.conj() if self._conjugated else x
+            for item in ready:
+                multiply = _factors.multiply_transposed if item.transposed else _factors.multiply
+                x = multiply(item.factor, x)
+            x = x.conj() if self._conjugated else x
+        else:
+            for part in ready:
+                x = x[part] if isinstance(part, np.ndarray) and part.ndim == 1 else part @ x
+        return np.asfortranarray(x) if rows_first else np.ascontiguousarray(x)
+
+    def _prepare(self) -> Any:
+        if self.kernel == "plain":
+            return [group.items[0] for group in reversed(self.groups)]
+        parts: list[Any] = []
+        rows = None
+        for group in self.groups:
+            if group.kind == "rows":
+                rows = cast("Any", group.items[0].matrix()).indices
+                continue
+            if group.kind == "Kronecker":
+                part: Any = merged_values([item.values() for item in group.items], self._values)
+            elif self.kernel == "dense":
+                part = _product([item.matrix() for item in group.items], self._values)
+            else:
+                part = _cast(group.items[0].matrix(), self._values)
+            parts.append(_factors.conjugated(part) if self._conjugated else part)
+        if self.kernel in ("vector", "tile"):
+            return get_backend().prepare_chain(parts, self._values, vectors=self.kernel == "vector", rows=rows)
+        found = [KroneckerFactor(part) if getattr(part, "ndim", 0) == 4 else part for part in reversed(parts)]
+        return found if rows is None else [np.asarray(rows), *found]
+
+
+def _cast(factor: Factor, dtype: np.dtype[Any]) -> Factor:
+    return factor if factor.dtype == dtype else factor.astype(dtype)
+
+
+def _stored(group: Group, values: np.dtype[Any]) -> int:
+    if group.kind == "rows":
+        return 4 * group.nnz
+    return group.nnz * (values.itemsize + (4 if group.kind == "CSR" else 0))
+
+
+def _product(found: Sequence[Factor], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the dense product of some factors, formed in double precision."""
+    wide = np.result_type(dtype, np.float64)
+    product = _factors.dense_factor(found[-1]).astype(wide)
+    for factor in reversed(found[:-1]):
+        product = _factors.multiply(factor, product)
+    return product.astype(dtype)
+
+
+class Plans:
+    """The plans of a list of factors, chosen when first asked for; shared by a product, its transpose and conjugate."""
+
+    def __init__(self, factors: tuple[Factor, ...]) -> None:
+        self._factors = factors
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        self._nnz = sum(_factors.factor_nnz(f) for f in factors)
+
+    def get(self, batch: int, dtype: np.dtype[Any], direction: Direction) -> Plan:
+        """Return the plan for a batch like this one.
+
+        Parameters
+        ----------
+        batch : int
+            Columns of the operand; sizes within a factor of two share a plan, one and two columns have their own.
+        dtype : numpy.dtype
+            Of the operand: the common type of the factors and what they multiply.
+        direction : Direction
+        """
+        if batch < 0:
+            raise ArgumentError(f"batch is {batch}; the number of columns of an operand is at least zero")
+        bucket = batch if batch <= 2 else 1 << (batch - 1).bit_length()
+        small = self._nnz * batch < _PLAIN
+        key = (bucket, dtype.char, direction.transposed, direction.conjugated, small)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = choose(self._factors, batch, dtype, direction, small=small)
+                if len(self._plans) > _KEPT:
+                    self._plans.popitem(last=False)
+            else:
+                self._plans.move_to_end(key)
+        return plan
+
+
+def choose(
+    factors: Sequence[Factor], batch: int, dtype: np.dtype[Any], direction: Direction, *, small: bool = False
+) -> Plan:
+    """Return the plan that the cost model prefers.
+
+    Parameters
+    ----------
+    factors : sequence of factors
+        Of the product that `direction` is a direction of.
+    batch, dtype, direction : as for `Plans.get`
+    small : bool
+        Whether the product is too small for anything but the plain calls.
+    """
+    own = factors[0].dtype
+    # a real chain takes complex operands as they are
+    values = dtype if own.kind == "c" else np.empty(0, dtype).real.dtype
+    real_bytes = np.empty(0, dtype).real.dtype.itemsize
+    setting = Setting(max(batch, 1), real_bytes, values.kind == "c", dtype.kind == "c")
+    ordered = list(enumerate(factors))
+    if direction.transposed:
+        ordered.reverse()
+    items = [_item(j, factor, direction.transposed) for j, factor in ordered]
+    common: dict[str, Any] = {"setting": setting, "dtype": dtype, "values": values, "direction": direction}
+    whole = items[0].shape[0], items[-1].shape[1]
+    if small or 0 in whole or any(0 in item.shape for item in items):
+        return Plan([_group([item]) for item in items], "plain", 0.0, **common)
+    total = sum(item.nnz * (values.itemsize + (4 if item.kind == "CSR" else 0)) for item in items)
+    found = _recognised(items)
+    candidates: list[tuple[float, Kernel, list[Group]]] = []
+    if not any(item.kind == "dense" for item in items):
+        kernels: tuple[Kernel, ...] = ("tile", "vector") if setting.columns <= 4 else ("tile",)
+        for kernel in kernels:
+            vectors = kernel == "vector"
+            groups, cost = _grouped(found, setting, setting.vector if vectors else setting.tile, vectors)
+            cost += setting.ends(*whole, vectors=vectors)
+            candidates.append((cost, kernel, groups))
+    groups, cost = _grouped(found, setting, setting.matmul, False)
+    candidates.append((cost, "matmul", groups))
+    size = whole[0] * whole[1]
+    if len(items) > 1 and size * values.itemsize <= max(GROWTH * total, SMALL_BYTES):
+        every = Group(0, len(items), "dense", whole, None, size, tuple(items))
+        candidates.append((setting.matmul((1, *whole, 1)), "dense", [every]))
+    cost, kernel, groups = _cheapest(candidates)
+    return Plan(groups, kernel, cost / 1e9, **common)
+
+
+def _cheapest(candidates: Sequence[tuple[float, Kernel, list[Group]]]) -> tuple[float, Kernel, list[Group]]:
+    return min(candidates, key=lambda candidate: candidate[0])
+
+
+def _item(index: int, factor: Factor, transposed: bool) -> _Item:
+    shape = (int(factor.shape[0]), int(factor.shape[1]))
+    shape = shape[::-1] if transposed else shape
+    nnz = _factors.factor_nnz(factor)
+    if isinstance(factor, KroneckerFactor):
+        a, b, c, d = factor.values.shape
+        return _Item(index, "Kronecker", shape, nnz, factor, transposed, (a, c, b, d) if transposed else (a, b, c, d))
+    return _Item(index, "dense" if isinstance(factor, np.ndarray) else "CSR", shape, nnz, factor, transposed)
+
+
+def _recognised(items: Sequence[_Item]) -> list[_Item]:
+    """Return the items with selections of rows and scalings told from other CSR factors."""
+    found: list[_Item] = []
+    for j, item in enumerate(items):
+        rows = _one_per_row(item) if item.kind == "CSR" else None
+        if rows is None:
+            found.append(item)
+            continue
+        diagonal = item.shape[0] == item.shape[1] and bool((rows == np.arange(len(rows))).all())
+        ones = bool((_factors.stored_values(item.factor) == 1).all())
+        block = _fitting_diagonal(items, j)
+        if diagonal and block is not None:
+            found.append(_Item(item.index, "Kronecker", item.shape, item.nnz, item.factor, item.transposed, block))
+        elif j == len(items) - 1 and j > 0 and ones:
+            found.append(_Item(item.index, "rows", item.shape, item.nnz, item.factor, item.transposed))
+        else:
+            found.append(item)
+    return found
+
+
+def _one_per_row(item: _Item) -> NDArray[Any] | None:
+    """Return the column of the single entry of each row, or None where a row has not exactly one."""
+    rows, columns = item.shape
+    factor = cast("Any", item.factor)
+    # the transpose of a matrix with one entry per column has one per row, and then its order is that of the columns
+    if item.nnz != rows or (item.transposed and rows != columns):
+        return None
+    if not bool((np.diff(factor.indptr) == 1).all()):
+        return None
+    if not item.transposed:
+        return cast("NDArray[Any]", factor.indices)
+    back = np.full(rows, -1, dtype=np.int64)
+    back[factor.indices] = np.arange(rows)
+    return back if bool((back >= 0).all()) else None
+
+
+def _fitting_diagonal(items: Sequence[_Item], j: int) -> Block | None:
+    """Return a diagonal matrix as a Kronecker support that merges with a neighbour without growing it."""
+    for k in (j - 1, j + 1):
+        if 0 <= k < len(items) and items[k].kind == "Kronecker":
+            a, b, c, d = cast("Block", items[k].block)
+            return (a * c, 1, 1, d) if k < j else (a * b, 1, 1, d)
+    return None
+
+
+def _group(items: Sequence[_Item]) -> Group:
+    first, last = items[0], items[-1]
+    indices = [item.index for item in items]
+    shape = first.shape[0], last.shape[1]
+    block = first.block
+    if len(items) > 1:
+        block = merged_block([cast("Block", item.block) for item in items])
+    nnz = size_of(block) if block is not None else first.nnz
+    return Group(min(indices), max(indices) + 1, first.kind, shape, block, nnz, tuple(items))
+
+
+def _grouped(items: Sequence[_Item], setting: Setting, cost: Any, vectors: bool) -> tuple[list[Group], float]:
+    """Return the groups of the cheapest merging under a cost per Kronecker factor, and their cost."""
+    groups: list[Group] = []
+    total = 0.0
+    start = 0
+    while start < len(items):
+        stop = start
+        while stop < len(items) and items[stop].kind == "Kronecker":
+            stop += 1
+        if stop > start:
+            blocks = [cast("Block", item.block) for item in items[start:stop]]
+            best, ranges = best_groups(blocks, cost, setting.value_bytes)
+            total += best
+            groups += [_group(items[start + i : start + k]) for i, k in ranges]
+            start = stop
+            continue
+        item = items[start]
+        groups.append(_group([item]))
+        if item.kind == "dense":
+            total += setting.matmul((1, *item.shape, 1))
+        elif item.kind == "CSR":
+            plain = cost == setting.matmul
+            total += setting.sparse(item.nnz, item.shape[0], vectors=vectors) * (3.0 if plain else 1.0)
+        start += 1
+    return groups, total
