@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from benchmarks.record import load
 
@@ -84,8 +85,95 @@ def fixed_support() -> str:
     return "\n".join(lines)
 
 
+def butterfly() -> str:
+    """Return the times and errors on the square dyadic chain, and on the other chains, beside the fastest peer."""
+    document = load("butterfly")
+    found, machine = document["results"], document["environment"]
+    cases: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in found["square dyadic"]:
+        cases.setdefault((row["dtype"], row["size"]), {})[row["target"]] = row
+    lines = [
+        "| type | N | time | copies of the matrix | times faster than the fastest peer: exact / noisy / Gaussian "
+        "| the fastest peer, noisy | error, noisy: ours / peer's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (dtype, size), targets in cases.items():
+        noisy = targets["noisy"]
+        ours, peer = noisy["ours"][0], (noisy["peers"] or [None])[0]
+        faster = " / ".join(_times(targets[kind]["ours"][0]["times_faster"]) for kind in ("exact", "noisy", "Gaussian"))
+        theirs = f"{peer['name']}, {1000 * peer['median']:.0f} ms" if peer else "not measured"
+        lines.append(
+            f"| {dtype} | {size} | {1000 * ours['median']:.1f} ms | {ours['copies']:.1f} | {faster} | {theirs} "
+            f"| {ours['error']:.6f} / {_or_dash(peer, 'error', '.6f')} |"
+        )
+    slopes = [row["exponent"] for row in found["exponents"] if row["name"] == "left-to-right"]
+    peaks = [row["ours"][0]["peak_over_matrix"] for row in found["square dyadic"]]
+    lines += [
+        "",
+        "Ours from left to right, on the noisy target; the fastest peer is so whatever its error. The time grows as "
+        f"N to the power {min(slopes):.2f} to {max(slopes):.2f} (over types and targets), and at most "
+        f"{max(peaks):.2f} matrices are allocated beside the input.",
+        "",
+        "| chain, float32 | target | time | times faster than the fastest peer | error: ours / peer's "
+        "| proved: error / optimum at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["other chains"]:
+        ours, peer = row["ours"][0], (row["peers"] or [None])[0]
+        theirs = f"{_times(ours['times_faster'])} ({peer['name']})" if peer else "-"
+        lines.append(
+            f"| {row['chain']} | {row['target']} | {1000 * ours['median']:.2f} ms | {theirs} "
+            f"| {ours['error']:.6f} / {_or_dash(peer, 'error', '.6f')} | {ours['ratio']:.3f} |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
+    lines += [
+        "",
+        f"Measured on an {machine['cpu']}, {machine['cores']} cores, every library with the threads it takes by "
+        f"itself, NumPy {machine['packages']['numpy']}, {versions}; medians of runs in shuffled turn.",
+    ]
+    return "\n".join(lines)
+
+
+def butterfly_orders() -> str:
+    """Return what the other orders of splits cost, relative to left-to-right."""
+    rows = [row for row in load("butterfly")["results"]["square dyadic"] if row["target"] == "noisy"]
+    names = [ours["name"] for ours in rows[0]["ours"]]
+    lines = ["| type | N | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for row in rows:
+        times = " | ".join(f"{1000 * ours['median']:.1f} ms, error {ours['error']:.6f}" for ours in row["ours"])
+        lines.append(f"| {row['dtype']} | {row['size']} | {times} |")
+    return "\n".join(lines)
+
+
+def butterfly_accuracy() -> str:
+    """Return the largest error of any order on the transforms that are exactly of the chain, by size."""
+    rows = load("butterfly")["results"]["accuracy"]
+    sizes = sorted({row["size"] for row in rows})
+    worst: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        here = worst.setdefault((row["matrix"], row["dtype"]), {})
+        here[row["size"]] = max(row["error"], here.get(row["size"], 0.0))
+    lines = ["| matrix | type | " + " | ".join(f"N = {n}" for n in sizes) + " |", "|---" * (len(sizes) + 2) + "|"]
+    for (matrix, dtype), errors in worst.items():
+        lines.append(f"| {matrix} | {dtype} | " + " | ".join(f"{errors[n]:.1e}" for n in sizes) + " |")
+    return "\n".join(lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f}"
+
+
+def _or_dash(row: dict[str, Any] | None, key: str, form: str) -> str:
+    return "-" if row is None else format(row[key], form)
+
+
 TABLES = {
     "README.md": {"double_sparse": lambda: double_sparse((0.5, 0.3, 0.2))},
+    "docs/butterfly.md": {
+        "butterfly": butterfly,
+        "butterfly_orders": butterfly_orders,
+        "butterfly_accuracy": butterfly_accuracy,
+    },
     "docs/fixed_support.md": {"fixed_support": fixed_support},
     "docs/getting-started.md": {"double_sparse": lambda: double_sparse((0.5, 0.4, 0.3, 0.2))},
 }

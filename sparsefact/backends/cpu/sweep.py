@@ -30,7 +30,7 @@ __all__ = ["sweep"]
 # A panel of a group of levels, in bytes: half of a usual second-level cache.
 _PANEL = 1 << 18
 # Bytes of tall blocks that are gathered at once.
-_PART = 1 << 22
+_PART = 1 << 23
 
 
 def sweep(
