@@ -167,6 +167,130 @@ def _or_dash(row: dict[str, Any] | None, key: str, form: str) -> str:
     return "-" if row is None else format(row[key], form)
 
 
+def products() -> str:
+    """Return the times of products beside every other way: chains, the DFT, and pairs of sparse matrices."""
+    document = load("products")
+    found, machine = document["results"], document["environment"]
+    lines = [
+        "| chain of log2(n) factors | batch | ours | fastest peer, as many times ours | lazylinop, fused by hand "
+        "| dense | copying the operand |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["butterfly"]:
+        seconds = row["seconds"]
+        ours = seconds["ours"]
+        fused = [s for name, s in seconds.items() if "fused by hand" in name]
+        dense = min(s for name, s in seconds.items() if name.startswith("dense"))
+        peers = {n: s for n, s in seconds.items() if not n.startswith(("ours", "dense", "copy")) and "fused" not in n}
+        peer = min(peers, key=peers.__getitem__)
+        lines.append(
+            f"| n = {row['size']}, {row['dtype']} | {row['batch']} | {1e3 * ours:.3f} ms ({row['kernel']}) "
+            f"| {peers[peer] / ours:.1f} ({peer}) | {f'{min(fused) / ours:.1f}' if fused else '-'} "
+            f"| {dense / ours:.1f} | {seconds['copy'] / ours:.2f} |"
+        )
+    lines += [
+        "",
+        "| DFT, complex64 | batch | ours | scipy.fft, one worker | scipy.fft, all cores |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["dft"]:
+        seconds = row["seconds"]
+        ours, one, every = (seconds[name] for name in ("ours", "scipy.fft", "scipy.fft, all cores"))
+        lines.append(
+            f"| n = {row['size']} | {row['batch']} | {1e3 * ours:.3f} ms | {one / ours:.2f} times ours "
+            f"| {every / ours:.2f} |"
+        )
+    lines += [
+        "",
+        "| two sparse matrices, float32 | total density | batch | ours | two scipy products | dense |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["pairs"]:
+        if row["density"] in (0.1, 0.3, 0.5):
+            ours, scipy, dense = (row["seconds"][name] for name in ("ours", "scipy CSR", "dense NumPy"))
+            lines.append(
+                f"| {row['size']} x {row['size']} | {row['density']} | {row['batch']} "
+                f"| {1e3 * ours:.3f} ms ({row['kernel']}) | {scipy / ours:.1f} times ours | {dense / ours:.2f} |"
+            )
+    lines.append("")
+    for batch in (1, 128):
+        ends = []
+        for size in sorted({row["size"] for row in found["pairs"]}):
+            wins = [
+                row["density"]
+                for row in found["pairs"]
+                if (row["size"], row["batch"]) == (size, batch)
+                and row["seconds"]["ours"] < row["seconds"]["dense NumPy"]
+            ]
+            ends.append(f"{max(wins) if wins else 'none'} at {size}")
+        lines.append(
+            f"* Batch {batch}: the highest measured density at which two factors beat dense: {', '.join(ends)}."
+        )
+    lines += ["", f"Measured on an {machine['cpu']}, {machine['cores']} cores, NumPy {machine['packages']['numpy']}."]
+    return "\n".join(lines)
+
+
+def permutations() -> str:
+    """Return how often shuffled butterflies are recovered."""
+    found = load("permutations")["results"]
+    cells = {(row["family"], row["n"], row["noise"]): row for row in found["rates"]}
+    noises = sorted({noise for _, _, noise in cells})
+    lines = [
+        "| family | n | " + " | ".join(f"noise {noise:g}" for noise in noises) + " | seconds, most noise |",
+        "|---|---|" + "---|" * (len(noises) + 1),
+    ]
+    for family, n in dict.fromkeys((family, n) for family, n, _ in cells):
+        if n >= 32:
+            row = [cells[family, n, noise] for noise in noises]
+            rates = " | ".join(f"{100 * c['recovered'] / c['instances']:.0f} %" for c in row)
+            lines.append(f"| {family} | {n} | {rates} | {row[-1]['median_seconds']:.2f} |")
+    small = [row for row in found["rates"] if row["n"] < 32]
+    missed = sum(row["instances"] - row["recovered"] for row in small)
+    lines += ["", f"Below n = 32, {missed} of {sum(row['instances'] for row in small)} runs are not recovered."]
+    return "\n".join(lines)
+
+
+def large_panels() -> str:
+    """Return time and peak memory of matrices in files."""
+    files = load("large")["results"]["files"]
+    lines = ["| matrix in a file, float32 | time | peak memory | relative error |", "|---|---|---|---|"]
+    for name, runs in files.items():
+        for when, run in runs.items():
+            if "error_of_the_steps" in run:
+                again = ", read before" if when == "again" else ""
+                size = (
+                    f"{run['order']} x {run['order']}, {run['bytes'] / 2**30:.0f} GiB" if "order" in run else "the same"
+                )
+                lines.append(
+                    f"| {name}{again}: {size} | {run['seconds']:.1f} s | {run['peak_bytes'] / 1e9:.2f} GB "
+                    f"| {run['error_of_the_steps']:.1e} |"
+                )
+            else:
+                lines.append(f"| {name}: reading alone | {run['seconds']:.1f} s | {run['peak_bytes'] / 1e9:.2f} GB | |")
+    return "\n".join(lines)
+
+
+def large_cross() -> str:
+    """Return entries read, time and error of matrices known by their entries."""
+    found = load("large")["results"]
+    rows = [(f"DFT, complex128, N = {row['order']}", row) for row in found["dft"]]
+    rows += [(f"DFT with noise 1e-6, N = {found['noisy dft']['order']}", found["noisy dft"])]
+    rows += [
+        (f"Fourier integral operator, rank 8, N = {found['fourier integral']['order']}", found["fourier integral"])
+    ]
+    lines = [
+        "| matrix by its entries | entries read | of all | time | peak memory | error on random vectors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, row in rows:
+        share = 100 * row["entries_read"] / row["order"] ** 2
+        lines.append(
+            f"| {title} | {row['entries_over_order_to_the_1.5']:.1f} N^1.5 | {share:.1f} % | {row['seconds']:.2f} s "
+            f"| {row['peak_bytes'] / 1e9:.2f} GB | {row['error_on_vectors']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES = {
     "README.md": {"double_sparse": lambda: double_sparse((0.5, 0.3, 0.2))},
     "docs/butterfly.md": {
@@ -175,6 +299,12 @@ TABLES = {
         "butterfly_accuracy": butterfly_accuracy,
     },
     "docs/fixed_support.md": {"fixed_support": fixed_support},
+    "docs/products.md": {
+        "products": products,
+        "permutations": permutations,
+        "large_panels": large_panels,
+        "large_cross": large_cross,
+    },
     "docs/getting-started.md": {"double_sparse": lambda: double_sparse((0.5, 0.4, 0.3, 0.2))},
 }
 
