@@ -11,7 +11,7 @@ the machine must be idle: threads that wait for each other by spinning (PyTorch'
 work, and the load average before the run is in the result file.
 Errors come from one routine: the factors, whoever made them, become float64 CSR arrays and are multiplied out.
 
-A peer's way that took more than three times as long as the fastest one is not measured again at larger N.
+A peer's way that took more than three times as long as the fastest one is not measured again on that type.
 """
 
 from __future__ import annotations
@@ -257,8 +257,8 @@ def report(title: str, row: dict[str, Any]) -> None:
 def square_dyadic(contest: Contest, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield a row per type, target and size."""
     for dtype in ("float32", "complex64"):
+        slow: frozenset[str] = frozenset()
         for kind in TARGETS:
-            slow: frozenset[str] = frozenset()
             for n in sizes:
                 A = target(kind, dyadic(n), dtype)
                 row = contest.measure(A, dyadic(n), peers=n <= LARGEST_OF_PEERS, skipped=slow)

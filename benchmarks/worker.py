@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 Pattern = tuple[int, int, int, int]
 PANEL = 256
+# Calls that take less are repeated.
+ENOUGH = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,18 @@ def relative_error(A: NDArray[Any], factors: Sequence[Any]) -> float:
 
 
 def timed(solve: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds of one call and its result, after the threads of the last one have gone to sleep."""
+    """Return the seconds of a call and its result: the median of as many calls as fit in `ENOUGH` seconds.
+
+    It begins after the threads of the last path have gone to sleep.
+    """
     gc.collect()
     time.sleep(0.02)
-    started = time.perf_counter()
-    found = solve()
-    return time.perf_counter() - started, found
+    seconds: list[float] = []
+    while sum(seconds) < ENOUGH:
+        started = time.perf_counter()
+        found = solve()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds), found
 
 
 def peak_bytes(solve: Callable[[], Any]) -> int:
