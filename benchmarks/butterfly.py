@@ -254,6 +254,12 @@ def report(title: str, row: dict[str, Any]) -> None:
         print(f"    {name:60s} fails: {failure[:60]}")
 
 
+def too_slow(row: dict[str, Any]) -> list[str]:
+    """Return the names of the peers' ways that are not worth measuring again, or fail."""
+    limit = TOO_SLOW * min((peer["median"] for peer in row["peers"]), default=math.inf)
+    return [*row["failures"], *(peer["name"] for peer in row["peers"] if peer["median"] > limit)]
+
+
 def square_dyadic(contest: Contest, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield a row per type, target and size."""
     for dtype in ("float32", "complex64"):
@@ -263,17 +269,19 @@ def square_dyadic(contest: Contest, sizes: Sequence[int]) -> Iterator[dict[str, 
                 A = target(kind, dyadic(n), dtype)
                 row = contest.measure(A, dyadic(n), peers=n <= LARGEST_OF_PEERS, skipped=slow)
                 report(f"{n} {dtype} {kind}", row)
-                limit = TOO_SLOW * min((peer["median"] for peer in row["peers"]), default=math.inf)
-                slow = slow.union(row["failures"], (peer["name"] for peer in row["peers"] if peer["median"] > limit))
+                slow = slow.union(too_slow(row))
                 yield {"size": n, "dtype": dtype, "target": kind} | row
 
 
 def other_chains(contest: Contest) -> Iterator[dict[str, Any]]:
     """Yield a row per chain and target, float32."""
-    for name, patterns in OTHER_CHAINS.items():
+    slow: frozenset[str] = frozenset()
+    # the smallest first: what is slow there is not measured on the large ones
+    for name, patterns in sorted(OTHER_CHAINS.items(), key=lambda item: math.prod(sf.Chain(item[1]).shape)):
         for kind in ("Gaussian", "noisy"):
-            row = contest.measure(target(kind, patterns, "float32"), patterns)
+            row = contest.measure(target(kind, patterns, "float32"), patterns, skipped=slow)
             report(f"{name}, {kind}", row)
+            slow = slow.union(too_slow(row))
             yield {"chain": name, "patterns": patterns, "target": kind} | row
 
 
