@@ -254,19 +254,16 @@ def large_panels() -> str:
     """Return time and peak memory of matrices in files."""
     files = load("large")["results"]["files"]
     lines = ["| matrix in a file, float32 | time | peak memory | relative error |", "|---|---|---|---|"]
-    for name, runs in files.items():
-        for when, run in runs.items():
-            if "error_of_the_steps" in run:
-                again = ", read before" if when == "again" else ""
-                size = (
-                    f"{run['order']} x {run['order']}, {run['bytes'] / 2**30:.0f} GiB" if "order" in run else "the same"
-                )
-                lines.append(
-                    f"| {name}{again}: {size} | {run['seconds']:.1f} s | {run['peak_bytes'] / 1e9:.2f} GB "
-                    f"| {run['error_of_the_steps']:.1e} |"
-                )
-            else:
-                lines.append(f"| {name}: reading alone | {run['seconds']:.1f} s | {run['peak_bytes'] / 1e9:.2f} GB | |")
+    for name, found in files.items():
+        size = f"{found['order']} x {found['order']}, {found['bytes'] / 2**30:.0f} GiB"
+        for when, run in found.items():
+            if not isinstance(run, dict):
+                continue
+            told = {"first": "first time", "again": "read before", "reading": "reading alone"}[when]
+            error = f"{run['error_of_the_steps']:.1e}" if "error_of_the_steps" in run else ""
+            lines.append(
+                f"| {name}, {size}: {told} | {run['seconds']:.1f} s | {run['peak_bytes'] / 1e9:.2f} GB | {error} |"
+            )
     return "\n".join(lines)
 
 
