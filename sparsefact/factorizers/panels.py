@@ -22,7 +22,7 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.kronecker_values import values_on
 from sparsefact.errors import ArgumentError
-from sparsefact.factorizers.split_pass import Pass, split_in_order
+from sparsefact.factorizers.split_pass import Pass, split_in_order, sweep_levels
 from sparsefact.products.sources import Source
 
 __all__ = ["plan", "split_panels"]
@@ -109,7 +109,7 @@ def split_panels(
         return found, energy_outside(backend.xp, matrix, whole)
     fused, count = plan(chain, source.dtype.itemsize, memory)
     apart, rank, after = chain[fused - 1].d, chain.ranks[fused - 1], chain[fused]
-    levels = _levels(chain, fused)
+    levels = sweep_levels(chain, range(1, fused + 1), whole.b * whole.d // apart, whole.a, apart)
     factors = [np.empty((k.a, k.b, k.c, k.d), dtype=source.dtype) for k in chain.factors[:fused]]
     width = whole.a * whole.c // after.a
     rest = np.empty((after.a, rank, apart, width), dtype=source.dtype)
@@ -143,17 +143,6 @@ def split_panels(
     errors = [math.sqrt(math.fsum(lost)) for lost in zip(*missed, strict=True)]
     norm = math.sqrt(math.fsum(energies))
     return Pass([*factors, *then.values], (*errors, *then.step_errors), norm), math.fsum(outside)
-
-
-def _levels(chain: Chain, fused: int) -> list[tuple[int, int, int, int]]:
-    """Return the levels of the sweep for the rows of one residue of the last fused split."""
-    whole, apart = chain.partial(1, len(chain)), chain[fused - 1].d
-    levels, rows, intervals = [], whole.b * whole.d // apart, whole.a
-    for split in range(1, fused + 1):
-        rank, finer, residues = chain.ranks[split - 1], chain[split].a, chain[split - 1].d // apart
-        levels.append((rows // residues, finer // intervals, rank, residues))
-        rows, intervals = rank * residues, finer
-    return levels
 
 
 def _on_support(backend: Backend, panel: NDArray[Any], whole: Any, start: int, stop: int) -> tuple[NDArray[Any], float]:

@@ -25,7 +25,7 @@ from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import blocks_at
 from sparsefact.factorizers.elements import Values, join_left, join_right, lean_left, lean_right
 
-__all__ = ["Pass", "split_further", "split_in_order"]
+__all__ = ["Pass", "split_further", "split_in_order", "sweep_levels"]
 
 # The ranks that a tolerance needs are looked for among this many triples, then among twice as many, and so on.
 _FIRST_RANKS = 4
@@ -115,6 +115,28 @@ def split_further(
     return Pass([element.values for element in work.elements], tuple(work.step_errors), work.norm)
 
 
+def sweep_levels(
+    chain: Chain, splits: Sequence[int], rows: int, intervals: int, unit: int
+) -> list[tuple[int, int, int, int]]:
+    """Return the levels (b, p, r, d) of a sweep over ascending splits, for `Backend.sweep`.
+
+    Parameters
+    ----------
+    chain : Chain
+    splits : sequence of int
+    rows, intervals : int
+        Rows of each matrix of the stack, and how many intervals of the columns the stack stands for, at first.
+    unit : int
+        Residues of the rows that are taken apart beforehand.
+    """
+    levels, ranks = [], chain.ranks
+    for split in splits:
+        rank, finer, residues = ranks[split - 1], chain[split].a, chain[split - 1].d // unit
+        levels.append((rows // residues, finer // intervals, rank, residues))
+        rows, intervals = rank * residues, finer
+    return levels
+
+
 class _Work:
     def __init__(
         self,
@@ -171,11 +193,7 @@ class _Work:
         while self.todo and splits[-1] < self.todo[0] < element.last:
             splits.append(self.todo.pop(0))
         a, b, c, d = element.values.shape
-        levels, rows, intervals = [], b, a
-        for split in splits:
-            rank, finer, residues = self.chain.ranks[split - 1], self.chain[split].a, self.chain[split - 1].d // d
-            levels.append((rows // residues, finer // intervals, rank, residues))
-            rows, intervals = rank * residues, finer
+        levels = sweep_levels(self.chain, splits, b, a, d)
         stack = element.values.transpose(3, 0, 1, 2).reshape(d * a, b, c)
         lefts, rest, missed, energy = self.backend.sweep(stack, levels)
         if not self.step_errors and math.isnan(self.norm):
@@ -187,7 +205,7 @@ class _Work:
                 _Element(first, split, _unstack(left, d))
                 for first, split, left in zip(firsts, splits, lefts, strict=False)
             ),
-            _Element(firsts[-1], element.last, rest.reshape(d, intervals, *rest.shape[1:]).transpose(1, 2, 3, 0)),
+            _Element(firsts[-1], element.last, rest.reshape(d, -1, *rest.shape[1:]).transpose(1, 2, 3, 0)),
         ]
         self.centre = where + len(splits)
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from sparsefact.analysis.certificates import PairCertificate
 from sparsefact.analysis.index_sets import Indices
+from sparsefact.analysis.split_blocks import squares
 from sparsefact.analysis.support_pairs import as_pair
 from sparsefact.analysis.tractability import Plan, Tractability, tractability_of
 from sparsefact.constraints.kronecker_support import KroneckerSupport
@@ -156,7 +157,7 @@ class _State:
         root = self.xp.sqrt(s)
         self.left[rows[:, :, None], inner[:, None, :]] = u * root[:, None, :]
         self.right[inner[:, :, None], cols[:, None, :]] = v * root[:, :, None]
-        energy = _squares(self.xp, block)
+        energy = _block_squares(self.xp, block)
         tail = energy - (s.astype(np.float64) ** 2).sum(axis=1)
         lost = np.flatnonzero(tail < _CANCELS * energy)
         if lost.size and rank < min(block.shape[1:]):
@@ -167,7 +168,7 @@ class _State:
             tail[lost] = 0
         self.tail += float(tail.sum())
         block -= (u * s[:, None, :]) @ v
-        self.missed += float(_squares(self.xp, block).sum())
+        self.missed += squares(self.xp, block)
 
     def absorb(self) -> None:
         """Match the free cells exactly, and level the two sides of the terms that do."""
@@ -205,11 +206,11 @@ class _State:
         self.optimum = math.sqrt(self.tail + outside) * self.loss_unit
         if lines.rows.size:
             product = (scipy.sparse.csr_array(self.left) @ scipy.sparse.csr_array(self.right)).toarray()
-            missed = float(_squares(self.xp, (self.matrix - product)[None])[0])
+            missed = squares(self.xp, self.matrix - product)
         else:
             missed = self.missed + outside
         self.residual = math.sqrt(missed) * self.loss_unit
-        self.norm = math.sqrt(float(_squares(self.xp, self.matrix[None])[0])) * self.loss_unit
+        self.norm = math.sqrt(squares(self.xp, self.matrix)) * self.loss_unit
 
     def _outside(self) -> float:
         """Sum the squares of the cells that no rank-one support reaches."""
@@ -218,7 +219,7 @@ class _State:
         rest[lines.rows, lines.cols] = 0
         for rows, cols in zip(blocks.rows, blocks.cols, strict=True):
             rest[rows[:, None], cols] = 0
-        return float(_squares(self.xp, rest[None])[0])
+        return squares(self.xp, rest)
 
     def unscale(self) -> None:
         """Undo the scaling of A: its unit, and the weights of its columns in the right factor."""
@@ -268,7 +269,7 @@ def _on_pattern(factor: NDArray[Any], pattern: scipy.sparse.csr_array[Any]) -> s
     return scipy.sparse.csr_array((values, pattern.indices, pattern.indptr), shape=pattern.shape)
 
 
-def _squares(xp: Any, blocks: NDArray[Any]) -> NDArray[Any]:
+def _block_squares(xp: Any, blocks: NDArray[Any]) -> NDArray[Any]:
     """Return the sum of squared magnitudes of each block, accumulated in float64."""
     count = blocks.shape[0]
     parts = xp.ascontiguousarray(blocks).reshape(count, -1)
