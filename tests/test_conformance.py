@@ -10,15 +10,13 @@ import threading
 import numpy as np
 import pytest
 import scipy.linalg
+from emulated import BACKENDS, get_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.backends.reference import REFERENCE
-from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, DeviceError, NonFiniteError
-
-BACKENDS = ["cpu"]
 
 every_backend = pytest.mark.parametrize("device", BACKENDS)
 real_dtypes = st.sampled_from(["float32", "float64"])
@@ -69,6 +67,11 @@ def take(x):
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
+def formed(backend: Backend, x):
+    """Complex entries as the magnitudes that the backend decides by: hypot may differ in the last bit."""
+    return take(abs(backend.xp.asarray(x))) if x.dtype.kind == "c" else x
+
+
 def tolerance(dtype, factor=1.0):
     return factor * float(np.finfo(dtype).eps)
 
@@ -100,7 +103,7 @@ def test_topk_mask(device, m, n, dtype, layout, kind, seed, share, per):
     backend = get_backend(device=device)
     given_array = put(backend, x, layout)
     mask = take(backend.topk_mask(given_array, k, per))
-    np.testing.assert_array_equal(mask, REFERENCE.topk_mask(x, k, per))
+    np.testing.assert_array_equal(mask, REFERENCE.topk_mask(formed(backend, x), k, per))
     assert mask.dtype == bool
     axis = {"matrix": None, "row": 1, "column": 0}[per]
     assert np.all(np.count_nonzero(mask, axis=axis) == k)
@@ -115,7 +118,7 @@ def test_kth_largest_abs(device, m, n, dtype, layout, kind, seed, share, axis):
     k = round(share * {None: m * n, 0: m, 1: n}[axis])
     backend = get_backend(device=device)
     threshold, ties = backend.kth_largest_abs(put(backend, x, layout), k, axis)
-    expected, expected_ties = REFERENCE.kth_largest_abs(x, k, axis)
+    expected, expected_ties = REFERENCE.kth_largest_abs(formed(backend, x), k, axis)
     np.testing.assert_array_equal(take(threshold), expected)
     np.testing.assert_array_equal(take(ties), expected_ties)
     assert take(threshold).dtype == x.real.dtype
@@ -130,10 +133,11 @@ def test_selection_from_many_entries(device, kind, dtype):
     x = make((150, 128), dtype, kind, seed=7)
     with np.errstate(invalid="ignore"):
         x[:, ::16] *= 3
+    sizes = formed(backend, x)
     for k in (1, x.size // 50, x.size // 5, x.size // 2, x.size - 1, x.size):
-        np.testing.assert_array_equal(take(backend.topk_mask(put(backend, x), k)), REFERENCE.topk_mask(x, k))
+        np.testing.assert_array_equal(take(backend.topk_mask(put(backend, x), k)), REFERENCE.topk_mask(sizes, k))
         threshold, ties = backend.kth_largest_abs(put(backend, x), k)
-        expected, expected_ties = REFERENCE.kth_largest_abs(x, k)
+        expected, expected_ties = REFERENCE.kth_largest_abs(sizes, k)
         np.testing.assert_array_equal(take(threshold), expected)
         assert int(ties) == expected_ties
 
@@ -158,7 +162,7 @@ def test_nm_mask(device, rows, groups, m, n, dtype, layout, kind, seed, along_ro
     x = make(shape, dtype, kind, seed)
     backend = get_backend(device=device)
     mask = take(backend.nm_mask(put(backend, x, layout), n, m, axis))
-    np.testing.assert_array_equal(mask, REFERENCE.nm_mask(x, n, m, axis))
+    np.testing.assert_array_equal(mask, REFERENCE.nm_mask(formed(backend, x), n, m, axis))
 
 
 @every_backend
@@ -626,7 +630,7 @@ def test_sweep_out_of_the_range_of_squares_ends(device, b, scale):
     assert rest.shape == (2, 2, 20) and energy >= 0
 
 
-@every_backend
+@pytest.mark.parametrize("device", ["cpu"])
 def test_sweep_reads_read_only_and_swapped_input(device):
     backend = get_backend(device=device)
     x = make((1, 16, 16), "float64", seed=0)

@@ -13,6 +13,7 @@ so that what is wrong is kept and seen; among equal magnitudes the lowest flat (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -32,13 +33,29 @@ class Backend(Protocol):
     Attributes
     ----------
     name : str
-        ``"cpu"``, ``"reference"``, ...
+        ``"cpu"``, ``"cuda"``, ``"reference"``.
     xp : module
         The array module of the operands (``numpy`` or ``cupy``).
     """
 
     name: str
     xp: ModuleType
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Return the context in which `xp` works on this backend's device, and lack of memory is a `DeviceError`."""
+        ...
+
+    def asarray(self, x: Any) -> Any:
+        """Return `x` as an array of `xp` on this backend's device, copied only if it is not one."""
+        ...
+
+    def to_host(self, x: Any) -> NDArray[Any]:
+        """Return `x` as a NumPy array: itself if it is one; else the host waits until it is computed."""
+        ...
+
+    def floats(self, *scalars: Any) -> list[float]:
+        """Return real scalars of this backend as Python numbers; a host that must wait for them waits once."""
+        ...
 
     def kth_largest_abs(self, x: NDArray[Any], k: int, axis: int | None = None) -> tuple[Any, Any]:
         """Return the k-th largest magnitude and how many entries equal to it belong to the k largest.

@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 from typing import Any
 
+import numpy as np
+
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import DeviceError
 
@@ -23,8 +25,8 @@ def get_backend(*arrays: Any, device: str | None = None) -> Backend:
     *arrays : array
         The operands; NumPy arrays run on the CPU, CuPy arrays on their GPU. Nothing is moved here.
     device : {None, "cpu", "cuda", "cuda:0", "reference"}, optional
-        None follows the arrays; a name decides. ``"cuda:1"`` is the second GPU, and so on. ``"reference"`` is the
-        slow float64 specification, for tests.
+        None follows the arrays; a name decides for NumPy arrays. ``"cuda:1"`` is the second GPU, and so on, and
+        ``"cuda"`` the first, or that of the arrays. ``"reference"`` is the slow float64 specification, for tests.
 
     Returns
     -------
@@ -33,7 +35,8 @@ def get_backend(*arrays: Any, device: str | None = None) -> Backend:
     Raises
     ------
     DeviceError
-        If the device is unknown, or needs a package or a GPU that is not here.
+        If the device is unknown, or needs a package or a GPU that is not here; if the arrays are on more than one
+        device, or on another one than asked for.
 
     Examples
     --------
@@ -42,12 +45,35 @@ def get_backend(*arrays: Any, device: str | None = None) -> Backend:
     >>> get_backend(np.ones((2, 2))).name
     'cpu'
     """
-    if device is None:
-        device = "cpu"
-        for array in arrays:
-            if type(array).__module__.partition(".")[0] == "cupy":
-                device = "cuda"
+    found = _where(arrays)
+    if device is None or (device == "cuda" and found is not None):
+        device = found or "cpu"
+    elif found is not None and device != found:
+        raise DeviceError(
+            f"device={device!r} was asked for, but an array is on {found!r}; pass device=None to follow the arrays, or "
+            "move it first, with x.get() or cupy.asarray(x)"
+        )
     return _by_name(device if isinstance(device, str) else repr(device))
+
+
+def _where(arrays: tuple[Any, ...]) -> str | None:
+    """Return the GPU on which the arrays are, or None if none of them is on one."""
+    devices = sorted({f"cuda:{array.device.id}" for array in arrays if _is_cupy(array)})
+    if len(devices) > 1:
+        raise DeviceError(
+            f"the arrays are on {' and '.join(map(repr, devices))}; move them to one GPU, with cupy.asarray(x) inside "
+            f"`with cupy.cuda.Device({devices[0].partition(':')[2]}):`"
+        )
+    if devices and any(isinstance(array, np.ndarray) for array in arrays):
+        raise DeviceError(
+            f"NumPy arrays and CuPy arrays on {devices[0]!r} are mixed; pass all as one kind, with cupy.asarray(x) or "
+            "x.get()"
+        )
+    return devices[0] if devices else None
+
+
+def _is_cupy(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "cupy"
 
 
 @functools.cache
@@ -60,13 +86,16 @@ def _by_name(device: str) -> Backend:
         from sparsefact.backends.reference import REFERENCE
 
         return REFERENCE
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not (index.isdecimal() or device == "cuda"):
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
         raise DeviceError(
             f"device={device!r} is not known; pass None (follow the arrays), 'cpu', 'cuda', 'cuda:0', 'cuda:1', ... or "
             "'reference'"
         )
-    return _cuda(device, int(index or 0))
+    index = int(number or 0)
+    if device != f"cuda:{index}":
+        return _by_name(f"cuda:{index}")
+    return _cuda(device, index)
 
 
 def _cuda(device: str, index: int) -> Backend:
@@ -74,7 +103,13 @@ def _cuda(device: str, index: int) -> Backend:
         raise DeviceError(
             f"device={device!r} needs the package cupy, which is not installed; {_EXTRA} or use device='cpu'"
         )
-    cupy = importlib.import_module("cupy")
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceError(
+            f"device={device!r} needs the package cupy, and importing it fails ({str(error).splitlines()[0]}); it may "
+            f"be built for another CUDA than the one here: {_EXTRA}, or use device='cpu'"
+        ) from error
     try:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -83,5 +118,8 @@ def _cuda(device: str, index: int) -> Backend:
             f"or, if the GPU is there, check that cupy matches its driver: {_EXTRA}"
         ) from error
     if index >= count:
-        raise DeviceError(f"device={device!r} does not exist: this machine has {count} GPUs, numbered from 0")
-    raise DeviceError(f"device={device!r}: this version of sparsefact has no CUDA kernels yet; use device='cpu'")
+        there = "1 GPU, which is 'cuda:0'" if count == 1 else f"{count} GPUs, numbered from 0"
+        raise DeviceError(f"device={device!r} does not exist: this machine has {there}")
+    from sparsefact.backends.cuda.backend import CudaBackend
+
+    return CudaBackend(index)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, BudgetError, DtypeError, NonFiniteError, ShapeError
 
 __all__ = ["Constraint", "Shape"]
@@ -171,8 +172,9 @@ def density_of(count: int, entries: int) -> float:
 
 def kept(x: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Return a new array with the entries of `x` on the mask and zero elsewhere."""
-    result = np.zeros_like(x, subok=False)
-    np.copyto(result, x, where=mask)
+    backend = get_backend(x)
+    result: NDArray[Any] = backend.xp.zeros_like(x)
+    backend.xp.copyto(result, x, where=backend.asarray(mask))
     return result
 
 

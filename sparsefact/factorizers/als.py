@@ -123,7 +123,7 @@ class AlternatingLeastSquares:
         given = warm.factors() if warm is not None else problem.start
         if state.trivial:
             # Without classes, deflation places nothing.
-            state.take(starts.deflation(state.matrix, [], state.inner))
+            state.take(starts.deflation(state.backend.to_host(state.matrix), [], state.inner))
         elif given is not None:
             state.take_factors(given)
             state.note = "It started from the given factors."
@@ -133,15 +133,15 @@ class AlternatingLeastSquares:
         return state
 
     def _compete(self, state: Search) -> None:
-        seed = state.problem.seed
+        seed, matrix = state.problem.seed, state.backend.to_host(state.matrix)
         ends: list[tuple[float, str, starts.Pair]] = []
         for name in ("surrogate", "deflation", *(f"random start {i + 1}" for i in range(self.restarts))):
             if name == "surrogate":
-                pair = starts.surrogate(state.matrix, state.groups, state.inner)
+                pair = starts.surrogate(matrix, state.groups, state.inner)
             elif name == "deflation":
-                pair = starts.deflation(state.matrix, state.groups, state.inner)
+                pair = starts.deflation(matrix, state.groups, state.inner)
             else:
-                pair = starts.gaussian(state.matrix, *state.masks, [seed, len(ends)])
+                pair = starts.gaussian(matrix, *state.supports, [seed, len(ends)])
             state.take(pair)
             for _ in range(self.trial_sweeps):
                 if not state.sweep():

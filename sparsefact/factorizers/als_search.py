@@ -56,12 +56,15 @@ class Search:
         masks = np.ascontiguousarray(left.mask().T), right.mask()
         # A term with an empty column or row contributes nothing and stays zero.
         alive = masks[0].any(axis=1) & masks[1].any(axis=1)
-        self.masks = masks[0] & alive[:, None], masks[1] & alive[:, None]
-        self.orders = _side_by_side(self.masks[0]), _side_by_side(self.masks[1])
+        # on the host, where starts are made, and where the half-steps run
+        self.supports = masks[0] & alive[:, None], masks[1] & alive[:, None]
+        self.masks = tuple(self.backend.asarray(mask) for mask in self.supports)
+        orders = _side_by_side(self.supports[0]), _side_by_side(self.supports[1])
+        self.orders = tuple(None if order is None else self.backend.asarray(order) for order in orders)
         self.sorted = tuple(
             mask if order is None else mask[:, order] for mask, order in zip(self.masks, self.orders, strict=True)
         )
-        self.groups = starts.classes(*self.masks)
+        self.groups = starts.classes(*self.supports)
         largest = float(abs(problem.matrix).max())
         # Squares of what is larger or smaller than this could leave the range of float32.
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else largest
@@ -73,8 +76,9 @@ class Search:
             matrix = matrix * self.weight
         self.matrix = matrix
         self.blocks = None
-        if self.gram is None and Blocks.worth_it(matrix.shape, self.groups):
-            self.blocks = Blocks(matrix, self.groups, self.masks)
+        # on a GPU one product is quicker than many small ones
+        if self.gram is None and isinstance(matrix, np.ndarray) and Blocks.worth_it(matrix.shape, self.groups):
+            self.blocks = Blocks(matrix, self.groups, self.supports)
         self.norm = math.sqrt(2 * self._loss(matrix))
         self.trivial = self.norm == 0 or not alive.any()
         self.start_penalty = self.penalty = tikhonov * self.norm / math.sqrt(min(matrix.shape))
@@ -107,9 +111,10 @@ class Search:
 
     def take(self, pair: starts.Pair) -> None:
         """Continue from this pair, given in the scale of the search."""
+        x, y = (self.backend.to_host(each) for each in pair)
         if not self.trivial:
-            pair = starts.without_zeros(pair, self.masks[1], [self.problem.seed, 1 << 16])
-        self._stand(self._balanced(*pair))
+            x, y = starts.without_zeros((x, y), self.supports[1], [self.problem.seed, 1 << 16])
+        self._stand(self._balanced(self.backend.asarray(x), self.backend.asarray(y)))
 
     def take_factors(self, factors: tuple[NDArray[Any], ...]) -> None:
         """Continue from factors as the user gives and gets them."""
@@ -128,7 +133,8 @@ class Search:
         ratio = np.sqrt(np.where(both, right, 1) / np.where(both, left, 1)).astype(left.dtype)[:, None]
         root = left.dtype.type(math.sqrt(self.unit))
         alive = both[:, None]
-        return np.ascontiguousarray(np.where(alive, x * (ratio * root), 0).T), np.where(alive, y * (root / ratio), 0)
+        left, right = np.where(alive, x * (ratio * root), 0).T, np.where(alive, y * (root / ratio), 0)
+        return self.backend.xp.ascontiguousarray(left), right
 
     def _stand(self, point: Point, loss: float | None = None, *, measured: bool = True) -> None:
         """Continue from this point; without a `loss` it is measured."""
@@ -168,10 +174,12 @@ class Search:
         1/2 ||A||^2 - Re <C, Y> + 1/2 <G, conj(Y) Y^T>: a hundredth of the price of a residual, but large numbers that
         cancel.
         """
-        largest = self.norm**2 + float(np.linalg.norm(gram)) * float(np.linalg.norm(other))
+        curved, scale = self.backend.floats(np.linalg.norm(gram), np.linalg.norm(other))
+        largest = self.norm**2 + curved * scale
         if not 16 * float(np.finfo(self.matrix.dtype).eps) * largest <= 0.1 * _CLEAR * self.loss:
             return None
-        return 0.5 * self.norm**2 - float(np.vdot(cross, y).real) + 0.5 * float(np.vdot(gram, other.conj()).real)
+        linear, quadratic = self.backend.floats(np.vdot(cross, y).real, np.vdot(gram, other.conj()).real)
+        return 0.5 * self.norm**2 - linear + 0.5 * quadratic
 
     def _half_step(
         self,
@@ -234,8 +242,10 @@ class Search:
             narrow = scale.astype(x.real.dtype)[:, None]
             x, y = x * narrow, y / narrow
             other = None if other is None else other / narrow / narrow.T
-        squares = float(((left * scale) ** 2).sum() + ((right / scale) ** 2).sum())
-        return Point((x, y), squares, float((left * right).sum()), other)
+        squares, size = self.backend.floats(
+            ((left * scale) ** 2).sum() + ((right / scale) ** 2).sum(), (left * right).sum()
+        )
+        return Point((x, y), squares, size, other)
 
     def _right_norms(self, y: NDArray[Any]) -> NDArray[Any]:
         if self.gram is None:
@@ -272,10 +282,11 @@ class Search:
         if self.gram is not None:
             return False
         self.refresh()
-        found = starts.exchange(self.pair, self.residual(self.pair), self.groups)
+        x, y, residual = (self.backend.to_host(each) for each in (*self.pair, self.residual(self.pair)))
+        found = starts.exchange((x, y), residual, self.groups)
         if found is None:
             return False
-        point = self._balanced(*found)
+        point = self._balanced(*(self.backend.asarray(each) for each in found))
         loss = self._loss(self.residual(point.pair))
         if not loss + 0.5 * self.penalty * point.squares < self.value * (1 - tolerance):
             return False

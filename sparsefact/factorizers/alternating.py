@@ -34,6 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
 from sparsefact.errors import ArgumentError
@@ -223,14 +224,13 @@ class _State:
             return [xp.ascontiguousarray(left.T), xp.ascontiguousarray(right)]
         small, large = self.order
         rows = self.matrix if large == 1 else self.matrix.T
-        value = _spread(rows, k, problem.seed)
+        value = _spread(rows, k, problem.seed, self.backend)
         constraint = self.constraints[large]
-        mask = constraint.mask(value)
-        sparse = value * mask
-        kept = sparse[mask]
-        if kept.size > 1 and isinstance(problem.constraints, DoubleSparse):
+        sparse = value * self.backend.asarray(constraint.mask(value))
+        kept = constraint.count(value.shape)
+        if kept > 1 and isinstance(problem.constraints, DoubleSparse):
             # Half of the budget: the dense phase of the search fills in the rest.
-            sparse *= self.backend.topk_mask(sparse, max(1, kept.size // 2), "matrix")
+            sparse *= self.backend.topk_mask(sparse, max(1, kept // 2), "matrix")
         values: list[Any] = [None, None]
         values[large] = sparse
         values[small] = xp.zeros((k, problem.shapes[0][0] if small == 0 else n), dtype=sparse.dtype)
@@ -284,7 +284,7 @@ class _State:
             return None
         norms = [np.linalg.norm(self.warm[side].value(), axis=1) for side in (0, 1)]
         size = norms[0] * norms[1]
-        alive: NDArray[np.bool_] = size > _VANISHED * size.max(initial=0)
+        alive: NDArray[np.bool_] = size > _VANISHED * size.max()
         for side, (own, other) in enumerate((norms, norms[::-1])):
             factor = np.where(alive, np.sqrt(np.where(alive, other, 1) / np.where(alive, own, 1)), 0)
             self.warm[side].rescale(factor.astype(own.dtype)[:, None])
@@ -324,13 +324,12 @@ class _State:
         left, right = (abs(state.t.reshape(-1)[::stride]) for state in self.warm)
         both = np.concatenate([left, right])
         count = min(both.size, max(1, round(joint.budget / stride)))
-        threshold = np.partition(both, both.size - count)[both.size - count]
-        above, equal = (
-            [np.count_nonzero(compare(sample, threshold)) for sample in (left, right)]
-            for compare in (np.greater, np.equal)
+        threshold, ties = self.backend.kth_largest_abs(both[None], count)
+        ties, above, equal, other = self.backend.floats(
+            ties, (left > threshold).sum(), (left == threshold).sum(), (right == threshold).sum()
         )
         # Entries equal to the threshold are shared in proportion.
-        chosen = above[0] + (count - sum(above)) * equal[0] / max(1, sum(equal))
+        chosen = above + ties * equal / max(1, equal + other)
         wanted = chosen / count * joint.budget
         allowed = self._allowed(round(wanted))
         if allowed != self.left_nnz:
@@ -357,7 +356,7 @@ class _State:
             mask = state.mask if hasattr(state, "mask") else value != 0
             if int(mask.sum()) > constraint.count(value.shape):
                 # Ended early, just after the split moved or a term was started again.
-                mask = constraint.mask(state.t * mask if hasattr(state, "t") else value)
+                mask = self.backend.asarray(constraint.mask(state.t * mask if hasattr(state, "t") else value))
                 self.values[side] = value * mask
             self.masks.append(mask)
         self.warm = [None, None]
@@ -411,7 +410,7 @@ class _State:
         return text
 
 
-def _spread(rows: NDArray[Any], k: int, seed: int) -> NDArray[Any]:
+def _spread(rows: NDArray[Any], k: int, seed: int, backend: Backend) -> NDArray[Any]:
     """Return k rows from the given ones: the largest of them, or all and random mixtures of them."""
     count = rows.shape[0]
     if k == count:
@@ -422,7 +421,9 @@ def _spread(rows: NDArray[Any], k: int, seed: int) -> NDArray[Any]:
         chosen: NDArray[Any] = rows[largest]
         return chosen
     mixing = np.random.default_rng(seed).standard_normal((k - count, count)) / math.sqrt(count)
-    return np.concatenate([rows, mixing.astype(rows.real.dtype) @ rows])
+    mixed = backend.asarray(mixing.astype(rows.real.dtype)) @ rows
+    spread: NDArray[Any] = backend.xp.concatenate([rows, mixed])
+    return spread
 
 
 def _weights(gram: NDArray[Any]) -> NDArray[Any]:

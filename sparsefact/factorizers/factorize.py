@@ -117,7 +117,9 @@ def factorize(
     if 0 in matrix.shape:
         raise ShapeError(f"A has shape {matrix.shape}; a matrix with at least one row and one column is expected")
     check_int("seed", seed, 0)
-    backend = get_backend(*([] if source is not None else [matrix]), device=device)
+    given = [] if source is not None else [matrix]
+    given += [x for x in (gram, *(init if isinstance(init, (tuple, list)) else ())) if x is not None]
+    backend = get_backend(*given, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     chain = constraints if isinstance(constraints, Chain) else None
     checked_gram = _check_gram(gram, matrix)
@@ -130,22 +132,26 @@ def factorize(
             f"A is a {source.kind}, which {solver!r} cannot read in parts; pass an array (A @ np.eye(n) of a "
             "LinearOperator), or a chainable chain with sparsefact.Hierarchical() or sparsefact.CrossApproximation()"
         )
-    problem = FactorizationProblem(
-        matrix,
-        checked,
-        shapes,
-        checked_gram,
-        backend,
-        _check_init(init, shapes, matrix.dtype),
-        seed,
-    )
-    finished = run(solver, problem, callback=callback, time_limit=time_limit)
+    start = _check_init(init, shapes, matrix.dtype)
+    with backend.active():
+        problem = FactorizationProblem(
+            backend.asarray(matrix) if source is None else matrix,
+            checked,
+            shapes,
+            None if checked_gram is None else backend.asarray(checked_gram),
+            backend,
+            None if start is None else tuple(backend.asarray(factor) for factor in start),
+            seed,
+        )
+        finished = run(solver, problem, callback=callback, time_limit=time_limit)
     outcome: Outcome = finished.outcome
+    values = [backend.to_host(value) for value in outcome.value]
+    target = None if source is not None or isinstance(solver, CrossApproximation) else backend.to_host(matrix)
     each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
     return Factorization(
-        [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)],
-        target=None if source is not None or isinstance(solver, CrossApproximation) else matrix,
-        gram=problem.gram,
+        [_as_factor(value, constraint) for value, constraint in zip(values, each, strict=True)],
+        target=target,
+        gram=None if checked_gram is None else backend.to_host(checked_gram),
         error=outcome.error,
         status=outcome.status,
         history=finished.history,

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.dense import Dense
 from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.support import Support
@@ -135,11 +136,11 @@ class PALM:
 class _Set:
     """One constraint as PALM uses it: the mask of a fixed support is made once."""
 
-    def __init__(self, constraint: Any) -> None:
+    def __init__(self, constraint: Any, backend: Backend) -> None:
         self.constraint = constraint
         self.fixed: NDArray[np.bool_] | None = None
         if isinstance(constraint, (Support, KroneckerSupport)):
-            self.fixed = constraint.mask()
+            self.fixed = backend.asarray(constraint.mask())
 
     def project(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the nearest matrix of the set."""
@@ -164,7 +165,8 @@ class _State:
                 "for each factor, or use sparsefact.Alternating for a joint budget"
             )
         self.problem = problem
-        self.sets = [_Set(constraint) for constraint in constraints]
+        self.backend = problem.backend
+        self.sets = [_Set(constraint, self.backend) for constraint in constraints]
         self.pair_of_supports = len(self.sets) == 2 and all(each.fixed is not None for each in self.sets)
         largest = float(abs(problem.matrix).max())
         # Squares of what is larger or smaller than this could leave the range of float32.
@@ -214,7 +216,7 @@ class _State:
                 draw = draw + 1j * rng.standard_normal(shape)
             if each.fixed is None:
                 draw = np.eye(*shape) + draw / (2 * math.sqrt(max(shape)))
-            factors.append(each.project(draw.astype(dtype)))
+            factors.append(each.project(self.backend.asarray(draw.astype(dtype))))
         product = _chain(factors)
         weighted = product if self.gram is None else product @ self.gram
         size = float(np.vdot(product, weighted).real)
@@ -288,8 +290,10 @@ class _State:
         curved = None if after is None else self._weighted(after) @ after.conj().T
         if after is None and self.gram is not None:
             curved = self.gram
-        constant = 1.01 * _largest_eigenvalue(None if before is None else before.conj().T @ before)
-        constant *= _largest_eigenvalue(curved)
+        outer, inner = self.backend.floats(
+            _largest_eigenvalue(None if before is None else before.conj().T @ before), _largest_eigenvalue(curved)
+        )
+        constant = 1.01 * outer * inner
         # What an earlier sweep had to learn about the constant is remembered, and slowly forgotten.
         constant = max(constant, 0.9 * self.constants[j])
         if not constant > 0:
@@ -300,9 +304,13 @@ class _State:
             change = there - here
             moved = change if before is None else before @ change
             residual = self.residual - (moved if after is None else moved @ after)
-            loss = self._loss(residual)
-            squares = float(np.vdot(change, change).real)
-            model = self.loss - float(np.vdot(descent, change).real) + 0.5 * constant * squares
+            loss, squares, gain = self.backend.floats(
+                np.vdot(residual, self._weighted(residual)).real,
+                np.vdot(change, change).real,
+                np.vdot(descent, change).real,
+            )
+            loss = max(0.5 * loss, 0.0)
+            model = self.loss - gain + 0.5 * constant * squares
             if loss <= self.loss and loss <= model + 1e-12 * self.loss:
                 break
             constant *= 2
@@ -338,7 +346,7 @@ class _State:
         norms = [np.linalg.norm(f, axis=0 if j == 0 else 1) for j, f in enumerate(self.factors)]
         if len(norms) == 2:
             return float((norms[0] * norms[1]).sum())
-        return math.prod(float(np.linalg.norm(each)) for each in norms)
+        return math.prod(self.backend.floats(*(np.linalg.norm(each) for each in norms)))
 
     def gradient_norm(self) -> float:
         """Return the norm of the steps that unit constants would take, relative to the norms of A and the factors.
@@ -383,17 +391,18 @@ def _chain(factors: list[NDArray[Any]]) -> NDArray[Any]:
     return product
 
 
-def _largest_eigenvalue(matrix: NDArray[Any] | None) -> float:
-    """Return about the largest eigenvalue of a positive semi-definite matrix, by power iteration; 1 for None."""
+def _largest_eigenvalue(matrix: NDArray[Any] | None) -> Any:
+    """Return about the largest eigenvalue of a positive semi-definite matrix, by power iteration; 1 for None.
+
+    A real scalar of the matrix's backend, for which the host need not wait.
+    """
     if matrix is None:
         return 1.0
     # The column of the largest diagonal entry meets the leading eigenvector in almost every case.
-    vector = matrix[:, int(np.argmax(matrix.diagonal().real))].copy()
-    value = 0.0
+    vector = np.take(matrix, np.argmax(matrix.diagonal().real), axis=1)
+    length = np.linalg.norm(vector)
     for _ in range(_POWER):
-        length = float(np.linalg.norm(vector))
-        if not length > 0:
-            return value
-        vector = matrix @ (vector / vector.real.dtype.type(length))
-        value = float(np.linalg.norm(vector))
-    return value
+        # a zero vector is divided by one; a branch would have the host wait for the length
+        vector = matrix @ (vector / (length + (length == 0)))
+        length = np.linalg.norm(vector)
+    return length

@@ -113,7 +113,7 @@ class _State:
     """
 
     def __init__(self, problem: FactorizationProblem) -> None:
-        self.problem, self.xp = problem, problem.backend.xp
+        self.problem, self.xp, self.host = problem, problem.backend.xp, problem.backend.to_host
         self.weights = diagonal_of(problem.gram, "SubmatrixSVD", "sparsefact.AlternatingLeastSquares()")
         self.answer: Tractability = _plan_or_refuse(problem)
         assert self.answer.plan is not None
@@ -177,8 +177,8 @@ class _State:
             return
         values = self.matrix[lines.rows, lines.cols]
         if self.plan.spills:
-            written: Any = scipy.sparse.csr_array(self.left) @ scipy.sparse.csr_array(self.right)
-            values = values - written.tocsr()[lines.rows, lines.cols]
+            written = self._sparse_product().tocsr()[lines.rows, lines.cols]
+            values = values - self.problem.backend.asarray(written)
         along = lines.along_row
         rows, cols, inner = lines.rows, lines.cols, lines.inner
         self.left[rows[along], inner[along]] = 1
@@ -187,6 +187,10 @@ class _State:
         self.right[inner[down], cols[down]] = 1
         self.left[rows[down], inner[down]] = values[down]
         self._balance(np.unique(lines.inner))
+
+    def _sparse_product(self) -> Any:
+        """Return the product of the factors, as a scipy.sparse array."""
+        return scipy.sparse.csr_array(self.host(self.left)) @ scipy.sparse.csr_array(self.host(self.right))
 
     def _balance(self, inner: Indices) -> None:
         """Give both sides of some rank-one terms the same norm."""
@@ -205,7 +209,7 @@ class _State:
         outside = self._outside() if reached < self.matrix.size else 0.0
         self.optimum = math.sqrt(self.tail + outside) * self.loss_unit
         if lines.rows.size:
-            product = (scipy.sparse.csr_array(self.left) @ scipy.sparse.csr_array(self.right)).toarray()
+            product = self.problem.backend.asarray(self._sparse_product().toarray())
             missed = squares(self.xp, self.matrix - product)
         else:
             missed = self.missed + outside
@@ -234,10 +238,12 @@ class _State:
     def certificate(self) -> PairCertificate:
         """Return the two bounds, which are one number, with the factors that reach it."""
         pair = self.answer.pair
-        factors = _on_pattern(self.left, pair.left.tocsr()), _on_pattern(self.right, pair.right)
-        return PairCertificate(
-            self.optimum, self.optimum, self.residual, pair, self.plan.rectangles, factors, self.weights
+        factors = (
+            _on_pattern(self.host(self.left), pair.left.tocsr()),
+            _on_pattern(self.host(self.right), pair.right),
         )
+        weights = None if self.weights is None else self.host(self.weights)
+        return PairCertificate(self.optimum, self.optimum, self.residual, pair, self.plan.rectangles, factors, weights)
 
 
 def _plan_or_refuse(problem: FactorizationProblem) -> Tractability:

@@ -153,9 +153,10 @@ class ADMM:
             state.solve(self.rho_start * (self.rho / self.rho_start) ** (stage / 3))
         problem.backend.admm_update(state.primal, state.t, state.mask)
         if state.iteration < self.selections:
-            mask = problem.constraint.mask(state.t)
+            # a fixed support makes its mask on the host
+            mask = problem.backend.asarray(problem.constraint.mask(state.t))
             if not problem.expendable:
-                state.settled = bool((mask == state.mask).all())
+                state.settled = (mask == state.mask).all()
                 state.first_mask = mask if state.first_mask is None else state.first_mask
             state.mask = mask
         state.iteration += 1
@@ -170,11 +171,12 @@ class ADMM:
         value = state.value()
         if self.refit:
             value = refit(problem.objective, state.mask, value, problem.backend)
-            if state.first_mask is not None and not state.settled:
+            settled = bool(state.settled)
+            if state.first_mask is not None and not settled:
                 other = refit(problem.objective, state.first_mask, value * state.first_mask, problem.backend)
                 if problem.objective.value(other) < problem.objective.value(value):
                     value = other
-        return Outcome(value, Status.STATIONARY if self.refit and state.settled else Status.LIMIT)
+        return Outcome(value, Status.STATIONARY if self.refit and bool(state.settled) else Status.LIMIT)
 
 
 class ADMMState:
@@ -203,7 +205,9 @@ class ADMMState:
     primal: NDArray[Any]
 
     def __init__(self, objective: Quadratic, ridge: float, backend: Backend, *, overwrite: bool) -> None:
-        self.backend, self.iteration, self.settled, self.rho = backend, 0, False, 0.0
+        self.backend, self.iteration, self.rho = backend, 0, 0.0
+        # a scalar of the backend: nobody waits for it before the end
+        self.settled: Any = False
         self.first_mask: NDArray[np.bool_] | None = None
         self.scale = _scales(objective.gram)[:, None]
         gram = objective.gram if overwrite else objective.gram.copy()
@@ -232,7 +236,8 @@ class ADMMState:
         """Solve for the primal variable with the penalty `rho`."""
         if rho != self.rho:
             # The scaled dual is the multiplier over rho; the multiplier is what continues.
-            self.backend.xp.multiply(self.t, self.rho / rho, out=self.t, where=~self.mask)
+            real = self.t.real.dtype.type
+            self.t *= self.backend.xp.where(self.mask, real(1), real(self.rho / rho))
             self.system.prepare(rho, keep_gram=True)
             self.rho = rho
         self._solve(rho)
@@ -252,8 +257,7 @@ class ADMMState:
     def rescale(self, factor: NDArray[Any]) -> None:
         """Change the variables of a released state: multiply row i by factor[i, 0], emptying it where that is 0."""
         alive = factor > 0
-        if not alive.all():
-            self.t[~alive[:, 0]] = 0
+        self.t[~alive[:, 0]] = 0
         self.scale = self.backend.xp.where(alive, self.scale / self.backend.xp.where(alive, factor, 1), 1)
 
     def restart(self, rows: NDArray[Any], columns: NDArray[Any] | None, values: NDArray[Any]) -> None:
@@ -324,7 +328,7 @@ def _scales(gram: NDArray[Any]) -> NDArray[Any]:
 
 
 def _rescale(x: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> None:
-    """Multiply row i by left[i, 0] and column j by right[0, j], in place."""
+    """Multiply row i by left[i, 0] and column j by right[0, j], in place; one number for many columns is a 1."""
     x *= left
-    if right.size > 1 or right[0, 0] != 1:
+    if right.size == x.shape[1]:
         x *= right

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
 from sparsefact.errors import ArgumentError, ShapeError
@@ -67,7 +70,7 @@ def minimize(
     init : (p, n) array, optional
         Where to start.
     device : str, optional
-        Where to compute; None follows the arrays.
+        Where to compute; None follows the arrays. NumPy arrays are moved there, and the value comes back as one.
     seed : int
         For solvers that draw random numbers.
     callback : callable, optional
@@ -83,6 +86,8 @@ def minimize(
     ------
     NonFiniteError
         If an array holds NaN or infinity.
+    DeviceError
+        If the device is not there or too small, or the arrays are not all in one place.
     ArgumentError, ShapeError, DtypeError
         If something does not fit.
 
@@ -107,27 +112,30 @@ def minimize(
     check_int("seed", seed, 0)
     objective.validate()
     constraint.count(objective.shape)
-    backend = get_backend(objective.gram, objective.cross, device=device)
-    if init is not None:
-        init = backend.xp.asarray(init)
-        check_dtype("init", init.dtype)
-        if init.shape != objective.shape:
-            raise ShapeError(
-                f"init has shape {init.shape}, but the unknown has shape {objective.shape}; they must agree"
-            )
-        check_finite("init", init)
-    finished = run(
-        solver, MinimizeProblem(objective, constraint, backend, init, seed), callback=callback, time_limit=time_limit
-    )
-    outcome = finished.outcome
-    return Solution(
-        outcome.value,
-        float(objective.value(outcome.value)),
-        outcome.status,
-        finished.history,
-        outcome.certificate,
-        finished.seconds,
-    )
+    backend = get_backend(objective.gram, objective.cross, objective.right_gram, init, device=device)
+    with backend.active():
+        local = _moved(objective, backend)
+        if init is not None:
+            init = backend.asarray(init)
+            check_dtype("init", init.dtype)
+            if init.shape != objective.shape:
+                raise ShapeError(
+                    f"init has shape {init.shape}, but the unknown has shape {objective.shape}; they must agree"
+                )
+            check_finite("init", init)
+        problem = MinimizeProblem(local, constraint, backend, init, seed)
+        finished = run(solver, problem, callback=callback, time_limit=time_limit)
+        outcome = finished.outcome
+        reached = float(local.value(outcome.value))
+    # NumPy arrays that were moved come back
+    value = backend.to_host(outcome.value) if isinstance(objective.cross, np.ndarray) else outcome.value
+    return Solution(value, reached, outcome.status, finished.history, outcome.certificate, finished.seconds)
+
+
+def _moved(objective: Quadratic, backend: Backend) -> Quadratic:
+    """Return the objective with its arrays on the device of a backend."""
+    right_gram = None if objective.right_gram is None else backend.asarray(objective.right_gram)
+    return Quadratic(backend.asarray(objective.gram), backend.asarray(objective.cross), right_gram, objective.constant)
 
 
 def check_solver(solver: Any) -> None:

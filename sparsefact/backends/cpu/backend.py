@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,22 @@ class CpuBackend:
 
     name: str = "cpu"
     xp: ModuleType = np
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def asarray(self, x: Any) -> NDArray[Any]:
+        """Return `x` as a NumPy array."""
+        return np.asarray(x)
+
+    def to_host(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return `x`."""
+        return x
+
+    def floats(self, *scalars: Any) -> list[float]:
+        """Return real scalars as Python numbers."""
+        return [float(scalar) for scalar in scalars]
 
     def kth_largest_abs(self, x: NDArray[Any], k: int, axis: int | None = None) -> tuple[Any, Any]:
         """Return the k-th largest magnitude and the number of entries equal to it that are kept."""
