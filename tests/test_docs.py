@@ -15,7 +15,7 @@ from benchmarks.tables import TABLES, filled
 from sparsefact.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "sparsefact").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "sparsefact").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -98,3 +98,17 @@ def test_cli_page_names_every_command_and_option() -> None:
             if isinstance(parameter, click.Option):
                 for option in parameter.opts:
                     assert f"`{option}" in section, f"{name} {option} is not documented"
+
+
+def test_reference_has_every_public_name_once() -> None:
+    import sparsefact as sf
+    from sparsefact import errors
+
+    entries = [
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    public = {f"{home}.{name}" for module in (sf, sf.transforms) for name, home in module._HOME.items()}
+    public |= {f"sparsefact.errors.{name}" for name in vars(errors) if isinstance(getattr(errors, name), type)}
+    assert sorted(entries) == sorted(public)
