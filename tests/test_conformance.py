@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse
 from emulated import BACKENDS, get_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -463,7 +464,8 @@ def test_low_rank_takes_any_batch_axes(device, shape, transposed):
 @st.composite
 def sweeps(draw, tall=False):
     """Levels whose sizes fit each other, and the shape of a stack for them."""
-    depth = draw(st.integers(0 if not tall else 1, 4))
+    # tall blocks only come first, and are slow to decompose: few levels, so that there are few of them
+    depth = draw(st.integers(1, 2) if tall else st.integers(0, 4))
     ds = [draw(st.integers(1, 3))]
     for _ in range(depth):
         ds.append(ds[-1] * draw(st.sampled_from([1, 2, 2, 3])))
@@ -680,6 +682,102 @@ def test_admm_rhs(device, m, n, dtype, layout, other, kind, seed, rho):
         out = arrays.get(target, put(backend, np.zeros_like(c), layout))
         assert backend.admm_rhs(arrays["c"], arrays["t"], put(backend, mask, layout), rho, out) is None
         assert_close(out, expected, dtype, 4)
+
+
+# products
+
+
+patterns = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
+columns = st.sampled_from([0, 1, 2, 3, 5, 8, 33])
+
+
+@every_backend
+@given(patterns, columns, dtypes, layouts, seeds, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_ks_apply(device, pattern, batch, dtype, layout, seed, wider):
+    a, _, c, d = pattern
+    backend = get_backend(device=device)
+    values = make(pattern, dtype, seed=seed)
+    x = make((a * c * d, batch), np.result_type(dtype, "complex64") if wider else dtype, seed=seed + 1)
+    operand = put(backend, x, layout)
+    expected = REFERENCE.ks_apply(values, x)
+    assert_close(backend.ks_apply(backend.xp.asarray(values), operand), expected, x.dtype, 40)
+    np.testing.assert_array_equal(take(operand), x)
+
+
+@every_backend
+@given(patterns, columns, dtypes, layouts, layouts, seeds)
+@settings(max_examples=60, deadline=None)
+def test_ks_grad(device, pattern, batch, dtype, layout, other, seed):
+    """It is the adjoint of what a change of the values does to the product, which is linear in them."""
+    a, b, c, d = pattern
+    backend = get_backend(device=device)
+    x, gy = make((a * c * d, batch), dtype, seed=seed), make((a * b * d, batch), dtype, seed=seed + 1)
+    found = backend.ks_grad(pattern, put(backend, x, layout), put(backend, gy, other))
+    wide = [z.reshape(a, k, d, batch).astype("complex128") for z, k in ((x, c), (gy, b))]
+    expected = np.einsum("ipqn,irqn->iprq", wide[1], wide[0].conj())
+    assert_close(found, expected if dtype[0] == "c" else expected.real, dtype, 30 * max(1, batch))
+    change = make(pattern, dtype, seed=seed + 2)
+    moved = REFERENCE.ks_apply(change.astype("complex128"), x.astype("complex128"))
+    assert np.vdot(gy, moved).real == pytest.approx(
+        np.vdot(take(found), change).real, abs=tolerance(dtype, 1e3) * (1 + np.linalg.norm(gy) * np.linalg.norm(moved))
+    )
+
+
+@every_backend
+@given(sizes, sizes, st.integers(0, 70), dtypes, layouts, layouts, seeds, st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_sddmm(device, m, n, k, dtype, layout, other, seed, density):
+    backend = get_backend(device=device)
+    x, y = make((m, k), dtype, seed=seed), make((k, n), dtype, seed=seed + 1)
+    support = np.random.default_rng(seed).random((m, n)) < density
+    rows, indices = np.nonzero(support)
+    indptr = np.append(0, np.cumsum(support.sum(axis=1)))
+    found = backend.sddmm(*map(backend.xp.asarray, (indptr, indices)), put(backend, x, layout), put(backend, y, other))
+    expected = np.einsum("ek,ke->e", x[rows].astype("complex128"), y[:, indices].astype("complex128"))
+    assert_close(found, expected if dtype[0] == "c" else expected.real, dtype, 20 * max(1, k))
+
+
+CHAINS = {
+    "butterfly": [(2**k, 2, 2, 2 ** (4 - k)) for k in range(5)],
+    "wide blocks": [(1, 4, 4, 8), (4, 8, 8, 1)],
+    "uneven": [(2, 3, 5, 2), (5, 4, 3, 1), (1, 15, 2, 1)],
+    "one": [(3, 1, 4, 2)],
+}
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_prepare_chain(device, name, dtype):
+    """Kronecker-sparse factors before, after and between sparse ones, rows of the operand selected or not."""
+    backend, rng = get_backend(device=device), np.random.default_rng(5)
+    kronecker = [make(shape, dtype, seed=k) for k, shape in enumerate(CHAINS[name])]
+    (high, _), (_, width) = (REFERENCE.prepare_chain([part], dtype).shape for part in (kronecker[0], kronecker[-1]))
+    left, right = (
+        scipy.sparse.random_array(
+            shape, density=0.4, rng=rng, dtype=np.dtype(dtype), data_sampler=lambda size: make(size, dtype)
+        ).tocsr()
+        for shape in ((7, high), (width, 9))
+    )
+    for parts in (kronecker, [left, *kronecker, right], [left], [left, *kronecker]):
+        n = parts[-1].shape[1] if scipy.sparse.issparse(parts[-1]) else width
+        rows = rng.integers(0, n + 2, n)
+        placed = [part if scipy.sparse.issparse(part) else backend.xp.asarray(part) for part in parts]
+        for taken, batch, layout, rows_first in (
+            (None, 3, "C", False),
+            (rows, 1, "F", True),
+            (rows, 18, "strided", True),
+        ):
+            x = make((n if taken is None else n + 2, batch), dtype, seed=batch)
+            chain = backend.prepare_chain(
+                placed, dtype, vectors=batch == 1, rows=None if taken is None else backend.xp.asarray(taken)
+            )
+            found = chain.apply(put(backend, x, layout), rows_first=rows_first)
+            assert (found.T if rows_first else found).flags.c_contiguous
+            assert_close(found, REFERENCE.prepare_chain(parts, dtype, rows=taken).apply(x), dtype, 300)
+            again = chain.apply(put(backend, x, "C"), rows_first=rows_first)
+            assert take(again).tobytes() == take(found).tobytes()
 
 
 # threads, compilation, devices

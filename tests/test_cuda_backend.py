@@ -13,7 +13,7 @@ import pytest
 from emulated import emulated_backend, install
 
 from sparsefact.backends import registry
-from sparsefact.backends.cuda import launcher, low_rank, masked_lsq, select
+from sparsefact.backends.cuda import launcher, low_rank, masked_lsq, select, sweep
 from sparsefact.backends.cuda.backend import CudaBackend
 from sparsefact.backends.reference import REFERENCE
 from sparsefact.errors import DeviceError
@@ -92,6 +92,60 @@ def test_blocks_that_go_to_the_libraries(dtype, shape, r):
     rest = np.linalg.norm(blocks - (u * s[:, None, :]) @ v, axis=(1, 2))
     assert np.all(rest - np.linalg.norm(exact[:, r:], axis=1) <= tight * exact[:, 0])
     np.testing.assert_allclose(u.conj().transpose(0, 2, 1) @ u, np.broadcast_to(np.eye(r), (3, r, r)), atol=tight)
+
+
+def launches_of(act):
+    before = dict(BACKEND.launcher.launches)
+    act()
+    after = BACKEND.launcher.launches
+    return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
+
+
+def test_a_butterfly_is_swept_in_few_passes_without_a_wait():
+    x = cp.asarray(RNG.standard_normal((1, 256, 256), dtype=np.float32))
+    levels = [(2, 2, 1, 128 >> i) for i in range(7)]
+    cp.reset()
+    assert launches_of(lambda: BACKEND.sweep(x, levels)) == {"peel_f32": 2, "fold": 2}
+    assert cp.syncs == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "levels", "limit", "groups"),
+    [
+        # order 8192 where 227 KiB are to be had: the whole stack, then a quarter, then a sixty-fourth of it
+        ((1, 8192, 8192), "float32", [(2, 2, 1, 4096 >> i) for i in range(12)], 227 << 10, [2, 4, 6]),
+        ((1, 8192, 8192), "float32", [(2, 2, 1, 4096 >> i) for i in range(12)], 64 << 10, [1, 2, 4, 5]),
+        ((1, 16384, 16384), "complex128", [(2, 2, 1, 8192 >> i) for i in range(2)], 64 << 10, [0, 0]),
+        ((1, 8, 8), "float64", [(4, 2, 1, 2), (2, 2, 1, 1)], 64 << 10, [0, 1]),
+        ((1, 4, 8), "float64", [(2, 2, 2, 2), (4, 2, 1, 1)], 64 << 10, [0, 0]),
+        ((1, 4, 600), "float64", [(2, 300, 1, 2), (2, 2, 1, 1)], 64 << 10, [2]),
+        ((1, 4, 600), "float64", [(2, 2, 1, 2), (2, 300, 1, 1)], 64 << 10, [1, 1]),
+        ((1, 512, 512), "float32", [(2, 1, 1, 256 >> i) for i in range(9)], 64 << 10, [4, 4, 1]),
+        ((1, 1024, 8), "float32", [(2, 1, 1, 512 >> i) for i in range(10)], 64 << 10, [8, 2]),
+    ],
+)
+def test_levels_share_a_panel_where_it_fits(shape, dtype, levels, limit, groups):
+    stack, found = types.SimpleNamespace(shape=shape, dtype=np.dtype(dtype), size=1), []
+    while levels:
+        found.append(sweep._group(levels, stack, limit))
+        for _ in range(max(1, found[-1])):
+            _, p, r, d = levels.pop(0)
+            k, _, w = stack.shape
+            stack.shape = k * p, r * d, w // p
+    assert found == groups
+
+
+def test_rows_too_long_for_shared_memory_take_another_way():
+    x = RNG.standard_normal((1, 4, 9000))
+    for width in (8000, 9000):
+        stack = np.ascontiguousarray(x[:, :, :width])
+        lefts, rest, missed, energy = BACKEND.sweep(cp.asarray(stack), [(2, 1, 1, 2), (2, 2, 1, 1)])
+        expected = REFERENCE.sweep(stack, [(2, 1, 1, 2), (2, 2, 1, 1)])
+        np.testing.assert_allclose(missed.get(), expected[2], rtol=1e-10)
+        np.testing.assert_allclose(np.abs(rest.get()), np.abs(expected[1]), atol=1e-10)
+        for left, other in zip(lefts, expected[0], strict=True):
+            np.testing.assert_allclose(np.abs(left.get()), np.abs(other), atol=1e-10)
+        assert float(energy) == pytest.approx(float(expected[3]), rel=1e-12)
 
 
 def test_jacobi_in_turns_where_the_workspace_is_small(monkeypatch):

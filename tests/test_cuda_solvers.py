@@ -155,6 +155,87 @@ def test_palm(constraints, lengths, matrix, gram):
     assert found.history[-1].error == pytest.approx(expected.history[-1].error, rel=1e-6)
 
 
+ORDERS = ["left-to-right", "right-to-left", "balanced", (3, 1, 2, 4)]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"certificate": "full"}, {"sweeps": 2}, {"tolerance": 0.5}],
+    ids=["plain", "full", "sweeps", "ranks"],
+)
+def test_hierarchical(order, options):
+    matrix, solver = RNG.standard_normal((32, 32)), sf.Hierarchical(order=order, **options)
+    expected = sf.factorize(matrix, sf.Chain.butterfly(32), solver)
+    for found in (
+        sf.factorize(cp.asarray(matrix), sf.Chain.butterfly(32), solver),
+        sf.factorize(matrix, sf.Chain.butterfly(32), solver, device="cuda"),
+    ):
+        assert found.error == pytest.approx(expected.error, rel=1e-9, abs=1e-14)
+        assert found.certificate.lower_bound == pytest.approx(expected.certificate.lower_bound, rel=1e-9, abs=1e-10)
+        assert found.certificate.verify(matrix)
+        assert [f.shape for f in found.factors] == [f.shape for f in expected.factors]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_hierarchical_finds_a_product_of_its_kind(order, dtype):
+    factors = [RNG.standard_normal((1 << k, 2, 2, 16 >> k)) for k in range(5)]
+    product = sf.Factorization([sf.KroneckerFactor(v.astype(dtype)) for v in factors]).todense()
+    found = sf.factorize(cp.asarray(product), sf.Chain.butterfly(32), sf.Hierarchical(order=order))
+    assert found.error < 1e-5
+
+
+@pytest.mark.parametrize("order", ["left-to-right", "right-to-left", "balanced"])
+def test_waits_of_a_butterfly_do_not_grow_with_its_order(order):
+    """Whether all is finite; what the steps left out; the factors."""
+    for n in (8, 64):
+        cp.reset()
+        sf.factorize(cp.asarray(RNG.standard_normal((n, n))), sf.Chain.butterfly(n), sf.Hierarchical(order=order))
+        assert cp.syncs == 3, cp.waits
+
+
+def test_hierarchical_with_weights_on_part_of_a_matrix_and_transposed():
+    weights = np.diag(RNG.random(16) + 0.1)
+    part = sf.Chain([sf.KroneckerSupport(2, 2, 2, 4), sf.KroneckerSupport(4, 2, 2, 2)])
+    uneven = sf.Chain([sf.KroneckerSupport(1, 4, 2, 4), sf.KroneckerSupport(2, 4, 8, 1)])
+    for chain in (part, sf.Chain.butterfly(16), uneven, sf.Chain([k.T for k in reversed(uneven)])):
+        matrix = RNG.standard_normal(chain.shape)
+        gram = weights if chain.shape[1] == 16 else None
+        expected = sf.factorize(matrix, chain, sf.Hierarchical(), gram=gram)
+        moved = None if gram is None else cp.asarray(gram)
+        found = sf.factorize(cp.asarray(matrix), chain, sf.Hierarchical(), gram=moved)
+        assert found.error == pytest.approx(expected.error, rel=1e-9)
+        assert found.certificate.verify(matrix) and not found.certificate.verify(matrix + 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_a_matrix_that_stays_on_the_host_goes_through_the_gpu_panel_by_panel(tmp_path, dtype):
+    chain = sf.Chain.butterfly(64)
+    matrix = (RNG.standard_normal((64, 64)) * (1 + 1j if dtype[0] == "c" else 1)).astype(dtype)
+    mapped = np.memmap(tmp_path / "matrix", dtype=dtype, mode="w+", shape=(64, 64))
+    mapped[:] = matrix
+    entries = sf.Entries((64, 64), dtype, lambda i, j: matrix[np.ix_(i, j)])
+    weights = np.diag(RNG.random(64) + 0.1).astype(dtype)
+    for source in (mapped, entries):
+        for gram in (None, weights):
+            expected = sf.factorize(source, chain, gram=gram)
+            found = sf.factorize(source, chain, gram=gram, device="cuda")
+            assert found.error == pytest.approx(expected.error, rel=1e-5 if dtype == "float32" else 1e-12)
+            assert found.certificate.verify(source) and found.device == "cpu"
+    part = sf.Chain([sf.KroneckerSupport(2, 2, 2, 4), sf.KroneckerSupport(4, 2, 2, 2)])
+    for chain in (part, sf.Chain(part[:1])):
+        small = sf.Entries((16, 16), dtype, lambda i, j: matrix[np.ix_(i, j)])
+        found = sf.factorize(small, chain, sf.Hierarchical(), device="cuda")
+        assert found.error == pytest.approx(sf.factorize(small, chain, sf.Hierarchical()).error, rel=1e-5)
+
+
+@pytest.mark.parametrize("put", [cp.asarray, np.asarray])
+def test_cross_approximation_is_refused(put):
+    with pytest.raises(sf.errors.DeviceError, match="does not run on a GPU; pass a NumPy array"):
+        sf.factorize(put(A[:16, :16]), sf.Chain.butterfly(16), sf.CrossApproximation(), device="cuda")
+
+
 BLOCKS = sf.Support(np.kron(np.eye(4, dtype=bool), np.ones((6, 2), bool)))
 ACROSS = sf.Support(np.kron(np.eye(4, dtype=bool), np.ones((2, 9), bool)))
 # a class that matches cells freely beside another one
@@ -212,13 +293,12 @@ def test_factorize_moves_numpy_arrays_there_and_back(gram):
     """Double sparse, two fixed supports of either kind, three factors."""
     rng = np.random.default_rng(1)
     supports = sf.Support(rng.random((24, 10)) < 0.5), sf.Support(rng.random((10, 36)) < 0.5)
-    for constraints in (
-        sf.double_sparse(A.shape, 0.4),
-        (BLOCKS, ACROSS),
-        supports,
-        (sf.TopK(density=0.4), sf.TopK(density=0.4), sf.Dense()),
+    for constraints, solver in (
+        (sf.double_sparse(A.shape, 0.4), sf.Alternating(outer=8)),
+        ((BLOCKS, ACROSS), None if gram is None else sf.AlternatingLeastSquares(iterations=20)),
+        (supports, sf.AlternatingLeastSquares(iterations=20, escapes=1)),
+        ((sf.TopK(density=0.4), sf.TopK(density=0.4), sf.Dense()), sf.PALM(iterations=20)),
     ):
-        solver = sf.PALM(iterations=20) if len(getattr(constraints, "shape", constraints)) == 3 else None
         expected = sf.factorize(A, constraints, solver, gram=gram)
         found = sf.factorize(A, constraints, solver, gram=gram, device="cuda")
         assert found.error == pytest.approx(expected.error, rel=0.02)

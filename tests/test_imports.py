@@ -25,6 +25,7 @@ FLOOR = {
     "transforms": 6,
     "checkpoints": 7,
     "report": 8,
+    "bench": 8,
     "torch": 9,
     "cli": 9,
     "__main__": 9,

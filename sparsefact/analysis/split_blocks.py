@@ -19,25 +19,30 @@ from sparsefact.constraints.kronecker_values import blocks_at, clear, values_on
 
 __all__ = ["energy_outside", "missed_energy", "split_errors", "squares"]
 
-# Entries of blocks whose residual is formed at once: what stays in a cache.
-_PANEL = 1 << 17
+# Entries of blocks whose residual is formed at once: what stays in a cache, or keeps a GPU busy.
+_PANEL, _LARGE_PANEL = 1 << 17, 1 << 24
 
 
 def squares(xp: Any, x: NDArray[Any]) -> float:
     """Return the sum of squared magnitudes, accumulated in float64."""
+    return float(_squares(xp, x))
+
+
+def _squares(xp: Any, x: NDArray[Any]) -> Any:
     parts = xp.ascontiguousarray(x).reshape(-1)
     parts = parts.view(parts.real.dtype)
-    return float(xp.einsum("i,i->", parts, parts, dtype=np.float64))
+    return xp.einsum("i,i->", parts, parts, dtype=np.float64)
 
 
 def missed_energy(xp: Any, blocks: NDArray[Any], u: NDArray[Any], s: NDArray[Any], v: NDArray[Any]) -> float:
     """Return the sum over blocks (n, b, c) of ``||block - (u * s) @ v||^2``, never as a difference of norms."""
-    step = max(1, _PANEL // max(1, blocks.shape[1] * blocks.shape[2]))
-    total = 0.0
+    panel = _PANEL if xp is np else _LARGE_PANEL
+    step = max(1, panel // max(1, blocks.shape[1] * blocks.shape[2]))
+    total: Any = 0.0
     for start in range(0, blocks.shape[0], step):
         part = slice(start, start + step)
-        total += squares(xp, blocks[part] - (u[part] * s[part][:, None, :]) @ v[part])
-    return total
+        total = total + _squares(xp, blocks[part] - (u[part] * s[part][:, None, :]) @ v[part])
+    return float(total)
 
 
 def split_errors(matrix: NDArray[Any], chain: Chain, backend: Backend) -> tuple[float, ...]:

@@ -246,6 +246,43 @@ class Backend(Protocol):
         """
         ...
 
+    def ks_grad(self, pattern: tuple[int, int, int, int], x: NDArray[Any], gy: NDArray[Any]) -> NDArray[Any]:
+        """Return the gradient of a loss in the values of a Kronecker-sparse factor K, from that in ``K @ x``.
+
+        Parameters
+        ----------
+        pattern : (a, b, c, d)
+            The shape of the values, as in `ks_apply`.
+        x : (a*c*d, B) array
+            What the factor multiplied.
+        gy : (a*b*d, B) array
+            The gradient in the product, of the type of `x`.
+
+        Returns
+        -------
+        (a, b, c, d) array
+            ``sum_n gy[(i*b + p)*d + q, n] * conj(x[(i*c + r)*d + q, n])`` at ``[i, p, r, q]``: its inner product with a
+            change of the values is that of `gy` with the change of the product.
+        """
+        ...
+
+    def sddmm(self, indptr: NDArray[Any], indices: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Return the product of two dense matrices at the entries of a CSR support only.
+
+        Parameters
+        ----------
+        indptr, indices : (m + 1,) and (nnz,) integer arrays
+            The support: row i has the columns ``indices[indptr[i] : indptr[i + 1]]``.
+        x, y : (m, k) and (k, n) arrays
+            Of one type.
+
+        Returns
+        -------
+        (nnz,) array
+            ``x[i] @ y[:, j]`` for each entry (i, j), in the order of `indices`.
+        """
+        ...
+
     def prepare_chain(
         self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None
     ) -> PreparedChain:
@@ -255,7 +292,7 @@ class Backend(Protocol):
         ----------
         parts : sequence, left to right, at least one
             Arrays (a, b, c, d): the values of Kronecker-sparse factors as in `ks_apply`; or CSR arrays with sorted
-            indices. Neighbours share their inner dimension.
+            indices (what has `data`, `indices`, `indptr` and `shape`). Neighbours share their inner dimension.
         dtype : dtype
             What the values are converted to.
         vectors : bool

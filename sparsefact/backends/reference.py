@@ -204,6 +204,20 @@ class ReferenceBackend:
         """Return the product of one Kronecker-sparse factor with a matrix of columns."""
         return self.prepare_chain([values], values.dtype).apply(x)
 
+    def ks_grad(self, pattern: tuple[int, int, int, int], x: NDArray[Any], gy: NDArray[Any]) -> NDArray[Any]:
+        """Return the gradient in the values of a Kronecker-sparse factor."""
+        a, b, c, d = pattern
+        gradient = np.zeros(pattern, _wide(gy).dtype)
+        for i, p, r, q in np.ndindex(a, b, c, d):
+            gradient[i, p, r, q] = np.vdot(_wide(x)[(i * c + r) * d + q], _wide(gy)[(i * b + p) * d + q])
+        return gradient.astype(gy.dtype)
+
+    def sddmm(self, indptr: NDArray[Any], indices: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Return the entries of ``x @ y`` on a CSR support."""
+        rows = np.repeat(np.arange(x.shape[0]), np.diff(indptr))
+        found: NDArray[Any] = (_wide(x) @ _wide(y))[rows, indices].astype(x.dtype)
+        return found
+
     def prepare_chain(
         self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None
     ) -> ReferenceChain:
@@ -217,6 +231,7 @@ class ReferenceChain:
 
     def __init__(self, matrices: Sequence[NDArray[Any]], rows: NDArray[Any] | None) -> None:
         self._matrices, self._rows = matrices, rows
+        self.shape = matrices[0].shape[0], matrices[-1].shape[1]
 
     def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
         """Return the product with a matrix of columns."""

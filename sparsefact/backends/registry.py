@@ -12,7 +12,7 @@ import numpy as np
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import DeviceError
 
-__all__ = ["get_backend"]
+__all__ = ["device_of", "get_backend", "on_gpu"]
 
 _EXTRA = "install it with `pip install 'sparsefact[cuda13]'` (CUDA 13) or `pip install 'sparsefact[cuda12]'` (CUDA 12)"
 
@@ -56,9 +56,19 @@ def get_backend(*arrays: Any, device: str | None = None) -> Backend:
     return _by_name(device if isinstance(device, str) else repr(device))
 
 
+def device_of(*arrays: Any) -> str:
+    """Return where arrays are, ``"cpu"`` or ``"cuda:0"`` and so on; a `DeviceError` if not all in one place."""
+    return _where(arrays) or "cpu"
+
+
+def on_gpu(array: Any) -> bool:
+    """Return whether something is an array on a GPU."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
 def _where(arrays: tuple[Any, ...]) -> str | None:
     """Return the GPU on which the arrays are, or None if none of them is on one."""
-    devices = sorted({f"cuda:{array.device.id}" for array in arrays if _is_cupy(array)})
+    devices = sorted({f"cuda:{array.device.id}" for array in arrays if on_gpu(array)})
     if len(devices) > 1:
         raise DeviceError(
             f"the arrays are on {' and '.join(map(repr, devices))}; move them to one GPU, with cupy.asarray(x) inside "
@@ -70,10 +80,6 @@ def _where(arrays: tuple[Any, ...]) -> str | None:
             "x.get()"
         )
     return devices[0] if devices else None
-
-
-def _is_cupy(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "cupy"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from sparsefact.errors import SparsefactError
 
 __all__ = ["app"]
 
-_COMMANDS = ("factorize", "inspect", "verify", "check", "demo")
+_COMMANDS = ("factorize", "inspect", "verify", "check", "demo", "bench")
 
 
 class _Group(click.Group):

@@ -29,7 +29,9 @@ def clear(matrix: NDArray[Any], support: KroneckerSupport) -> None:
 
 def _grid(matrix: NDArray[Any], support: KroneckerSupport) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     a, b, c, d = support.a, support.b, support.c, support.d
-    return matrix.reshape(a, b, d, a, c, d), np.arange(a)[:, None], np.arange(d)[None, :]
+    # indices where the matrix is, which may be a GPU
+    i, q = np.arange(a, like=matrix), np.arange(d, like=matrix)
+    return matrix.reshape(a, b, d, a, c, d), i[:, None], q[None, :]
 
 
 def blocks_at(values: NDArray[Any], intervals: int, residues: int) -> NDArray[Any]:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefact.analysis.sampled_residual import SampledResidual, sample_residual
-from sparsefact.errors import ArgumentError
+from sparsefact.errors import ArgumentError, DeviceError
 from sparsefact.factorizers.cross_blocks import basis, coefficients, mean_squares, pivots, truncate
 from sparsefact.factorizers.elements import Values, levelled, multiply
 from sparsefact.factorizers.hierarchical import chain_or_refuse
@@ -126,6 +126,8 @@ class CrossApproximation:
         ------
         ArgumentError
             If the constraints are not a chainable chain with dense products and a split, or there is a gram.
+        DeviceError
+            On a GPU.
         """
         return _State(self, problem)
 
@@ -159,6 +161,11 @@ class _State:
             raise ArgumentError(
                 f"the chain {self.asked!r} {reason}, and CrossApproximation needs blocks of low rank in a dense "
                 "matrix; use sparsefact.Hierarchical()"
+            )
+        if problem.backend.xp is not np:
+            raise DeviceError(
+                "CrossApproximation reads a few entries at a time on the host and does not run on a GPU; pass a NumPy "
+                "array and leave device out, or use sparsefact.Hierarchical()"
             )
         if problem.gram is not None:
             raise ArgumentError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sparsefact.analysis.tractability import tractability
-from sparsefact.backends.registry import get_backend
+from sparsefact.backends.registry import device_of, get_backend, on_gpu
 from sparsefact.constraints.base import Constraint, as_matrix, check_int
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.dense import Dense
@@ -31,8 +31,9 @@ from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.minimize import check_solver
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
 from sparsefact.objectives.quadratic import check_gram
+from sparsefact.products.csr_factor import CsrFactor
 from sparsefact.products.factorization import Factorization
-from sparsefact.products.factors import KroneckerFactor
+from sparsefact.products.factors import KroneckerFactor, moved, stored_values
 from sparsefact.products.sources import Source, as_source
 
 __all__ = ["factorize"]
@@ -76,7 +77,7 @@ def factorize(
     init : tuple of arrays or Factorization, optional
         Factors to start from.
     device : str, optional
-        Where to compute; None follows `A`.
+        Where to compute; None follows `A`. The factors are where `A` is: CuPy arrays for a CuPy array.
     seed : int
         For what is drawn at random.
     callback : callable, optional
@@ -118,7 +119,8 @@ def factorize(
         raise ShapeError(f"A has shape {matrix.shape}; a matrix with at least one row and one column is expected")
     check_int("seed", seed, 0)
     given = [] if source is not None else [matrix]
-    given += [x for x in (gram, *(init if isinstance(init, (tuple, list)) else ())) if x is not None]
+    starts = [stored_values(f) for f in init.factors] if isinstance(init, Factorization) else init
+    given += [x for x in (gram, *(starts if isinstance(starts, (tuple, list)) else ())) if x is not None]
     backend = get_backend(*given, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     chain = constraints if isinstance(constraints, Chain) else None
@@ -144,14 +146,16 @@ def factorize(
             seed,
         )
         finished = run(solver, problem, callback=callback, time_limit=time_limit)
-    outcome: Outcome = finished.outcome
-    values = [backend.to_host(value) for value in outcome.value]
-    target = None if source is not None or isinstance(solver, CrossApproximation) else backend.to_host(matrix)
-    each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
+        outcome: Outcome = finished.outcome
+        each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
+        factors = [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)]
+        # where A is, whatever computed them
+        place = device_of(*given)
+        factors = [moved(factor, place) for factor in factors]
     return Factorization(
-        [_as_factor(value, constraint) for value, constraint in zip(values, each, strict=True)],
-        target=target,
-        gram=None if checked_gram is None else backend.to_host(checked_gram),
+        factors,
+        target=None if source is not None or isinstance(solver, CrossApproximation) else matrix,
+        gram=checked_gram,
         error=outcome.error,
         status=outcome.status,
         history=finished.history,
@@ -343,7 +347,9 @@ def _as_factor(value: Any, constraint: Constraint | None) -> Any:
     if isinstance(value, KroneckerFactor):
         return value
     if isinstance(constraint, Dense):
-        return np.ascontiguousarray(value)
+        return get_backend(value).xp.ascontiguousarray(value)
     if isinstance(constraint, KroneckerSupport):
-        return KroneckerFactor(np.ascontiguousarray(values_on(value, constraint)))
+        return KroneckerFactor(get_backend(value).xp.ascontiguousarray(values_on(value, constraint)))
+    if on_gpu(value):
+        return CsrFactor.from_dense(value)
     return sparse.csr_array(value)

@@ -267,7 +267,7 @@ class _State:
 
     def _split(self) -> None:
         if self.source is not None:
-            scale = 1 / self.unit if self.weights is None else self._roots() / self.unit
+            scale = 1 / self.unit if self.weights is None else self.backend.to_host(self._roots()) / self.unit
             found, off = split_panels(self.backend, self.source, self.chain, self.solver.memory, scale)
             self._take(found, math.sqrt(off))
             return
@@ -302,7 +302,8 @@ class _State:
     def outcome(self) -> Outcome:
         """Return the factors in the shapes that were asked for, with the certificate."""
         assert self.values is not None
-        values = self.values if self.chain is self.asked else self.asked.restore(self.values)
+        values = self._on_host(self.values)
+        values = values if self.chain is self.asked else self.asked.restore(values)
         values = levelled(values, self.unit)
         if self.transposed:
             values = [v.transpose(0, 2, 1, 3) for v in reversed(values)]
@@ -319,10 +320,18 @@ class _State:
             error=self.relative_error if clear or self.source is not None else None,
         )
 
+    def _on_host(self, values: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the factors as NumPy arrays, by one transfer."""
+        if all(isinstance(v, np.ndarray) for v in values):
+            return values
+        together = self.backend.to_host(self.backend.xp.concatenate([v.reshape(-1) for v in values]))
+        ends = np.cumsum([v.size for v in values])[:-1]
+        return [part.reshape(v.shape) for part, v in zip(np.split(together, ends), values, strict=True)]
+
     def _unweighted(self, last: NDArray[Any]) -> NDArray[Any]:
         """Return the last factor with its columns divided by the roots of the weights; zero where a weight is zero."""
-        xp, roots = self.backend.xp, self._roots()
-        inverse = xp.where(roots > 0, 1 / xp.where(roots > 0, roots, 1), 0)
+        roots = self.backend.to_host(self._roots())
+        inverse = np.where(roots > 0, 1 / np.where(roots > 0, roots, 1), 0)
         a, _, c, d = last.shape
         unweighted: NDArray[Any] = last * inverse.reshape(a, 1, c, d)
         return unweighted
@@ -352,7 +361,7 @@ class _State:
             step_errors=steps,
             split_errors=errors,
             outside=outside,
-            weights=self.weights,
+            weights=None if self.weights is None else self.backend.to_host(self.weights),
         )
 
     def _explanation(self) -> str:

@@ -105,8 +105,8 @@ def split_panels(
     whole = chain.partial(1, len(chain))
     if len(chain) == 1:
         matrix = source.block(np.arange(source.shape[0])) * np.asarray(scale, dtype=source.dtype.type(0).real.dtype)
-        found = split_in_order(backend, values_on(matrix, whole), chain, ())
-        return found, energy_outside(backend.xp, matrix, whole)
+        found = split_in_order(backend, backend.asarray(values_on(matrix, whole)), chain, ())
+        return found, energy_outside(np, matrix, whole)
     fused, count = plan(chain, source.dtype.itemsize, memory)
     apart, rank, after = chain[fused - 1].d, chain.ranks[fused - 1], chain[fused]
     levels = sweep_levels(chain, range(1, fused + 1), whole.b * whole.d // apart, whole.a, apart)
@@ -121,31 +121,34 @@ def split_panels(
         panel = source.residue_rows(apart, start, stop)
         if not (isinstance(scale, float) and scale == 1.0):
             panel = panel * np.asarray(scale, dtype=source.dtype.type(0).real.dtype)
-        stack, off = _on_support(backend, panel, whole, start, stop)
-        lefts, left_over, lost, energy = backend.sweep(stack, levels)
+        stack, off = _on_support(panel, whole, start, stop)
+        # panels come from the host and what is left of them goes back to it: a GPU holds one at a time
+        lefts, left_over, lost, total = backend.sweep(backend.asarray(stack), levels)
+        left_over = backend.to_host(left_over)
+        *lost, energy = backend.to_host(backend.xp.concatenate([lost, total.reshape(1)])).tolist()
         if not math.isfinite(energy) or not math.isfinite(off):
             source.check_rows(panel, apart, start, stop)
             return Pass([], (), math.inf), 0.0
-        for values, left in zip(factors, lefts, strict=True):
+        for values, left in zip(factors, map(backend.to_host, lefts), strict=True):
             a, b, c, d = values.shape
             values.reshape(a, b, c, d // apart, apart)[..., start:stop] = left.reshape(
                 stop - start, a, b, c, d // apart
             ).transpose(1, 2, 3, 4, 0)
         rest[:, :, start:stop] = left_over.reshape(stop - start, after.a, rank, width).transpose(1, 2, 0, 3)
-        missed.append(lost.tolist())
-        energies.append(float(energy))
+        missed.append(lost)
+        energies.append(energy)
         outside.append(off)
         del panel, stack, left_over
         source.release()
     # rows of the rest are (rank, residue); of a block-diagonal product the last digit of the residue is its own axis
     core = rest.reshape(after.a, rank * (apart // whole.d), whole.d, width).transpose(0, 1, 3, 2)
-    then = split_in_order(backend, core, chain[fused:], tuple(range(1, len(chain) - fused)))
+    then = split_in_order(backend, backend.asarray(core), chain[fused:], tuple(range(1, len(chain) - fused)))
     errors = [math.sqrt(math.fsum(lost)) for lost in zip(*missed, strict=True)]
     norm = math.sqrt(math.fsum(energies))
-    return Pass([*factors, *then.values], (*errors, *then.step_errors), norm), math.fsum(outside)
+    return Pass([*factors, *map(backend.to_host, then.values)], (*errors, *then.step_errors), norm), math.fsum(outside)
 
 
-def _on_support(backend: Backend, panel: NDArray[Any], whole: Any, start: int, stop: int) -> tuple[NDArray[Any], float]:
+def _on_support(panel: NDArray[Any], whole: Any, start: int, stop: int) -> tuple[NDArray[Any], float]:
     """Return the stack of the problems in a panel (count * a, h, c), and the energy off the support of the product."""
     a, c, d = whole.a, whole.c, whole.d
     if a == d == 1:
@@ -155,4 +158,4 @@ def _on_support(backend: Backend, panel: NDArray[Any], whole: Any, start: int, s
     i, j, q = np.arange(a)[None, :], np.arange(count)[:, None], np.arange(start, stop)[:, None] % d
     stack = grid[i, :, j, i, :, q]
     grid[i, :, j, i, :, q] = 0
-    return stack.reshape(count * a, -1, c), squares(backend.xp, grid)
+    return stack.reshape(count * a, -1, c), squares(np, grid)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,17 +78,18 @@ def split_in_order(
     last = len(chain)
     mirrored = len(order) > 1 and tolerance is None and list(order) == sorted(order, reverse=True)
     if mirrored:
-        core, chain, order = _mirror_core(core, chain), _mirror(chain), tuple(last - split for split in order)
+        core, chain, order = _mirror_core(backend.xp, core, chain), _mirror(chain), tuple(last - s for s in order)
     work = _Work(backend, [_Element(1, last, core)], chain, order, tolerance)
     while work.todo:
         work.advance()
+    step_errors, norm = work.read()
     values = [element.values for element in work.elements]
     if mirrored:
         digits = [_digits(chain, factor) for factor in range(1, last + 1)]
         values = [
             found.reshape(shape).T.reshape(found.shape[::-1]) for found, shape in zip(values, digits, strict=True)
         ][::-1]
-    return Pass(values, tuple(work.step_errors), work.norm)
+    return Pass(values, step_errors, norm)
 
 
 def split_further(
@@ -112,7 +114,7 @@ def split_further(
     work.gather()
     while work.todo:
         work.advance()
-    return Pass([element.values for element in work.elements], tuple(work.step_errors), work.norm)
+    return Pass([element.values for element in work.elements], *work.read())
 
 
 def sweep_levels(
@@ -153,6 +155,9 @@ class _Work:
         self.centre = 0
         self.step_errors: list[float] = []
         self.norm = math.nan
+        # what sweeps measured, left where it is until the end, so that a device is not waited for
+        self.missed: list[Any] = []
+        self.energy: Any = None
         if tolerance is not None or not order:
             self.norm = math.sqrt(squares(backend.xp, elements[0].values))
 
@@ -163,6 +168,15 @@ class _Work:
         self.centre = len(self.elements) - 1
         self._move_centre(where)
         self.norm = math.sqrt(squares(self.backend.xp, self.elements[where].values))
+
+    def read(self) -> tuple[tuple[float, ...], float]:
+        """Return the step errors and the norm of the matrix."""
+        if self.missed:
+            xp = self.backend.xp
+            *missed, energy = self.backend.to_host(xp.concatenate([*self.missed, self.energy.reshape(1)])).tolist()
+            self.step_errors.extend(math.sqrt(e) for e in missed)
+            self.norm = math.sqrt(energy) if math.isnan(self.norm) else self.norm
+        return tuple(self.step_errors), self.norm
 
     def advance(self) -> None:
         """Make the next split, or as many as one sweep can."""
@@ -196,9 +210,8 @@ class _Work:
         levels = sweep_levels(self.chain, splits, b, a, d)
         stack = element.values.transpose(3, 0, 1, 2).reshape(d * a, b, c)
         lefts, rest, missed, energy = self.backend.sweep(stack, levels)
-        if not self.step_errors and math.isnan(self.norm):
-            self.norm = math.sqrt(energy)
-        self.step_errors.extend(math.sqrt(e) for e in missed)
+        self.missed.append(missed)
+        self.energy = energy if self.energy is None else self.energy
         firsts = [element.first, *(split + 1 for split in splits)]
         self.elements[where : where + 1] = [
             *(
@@ -263,12 +276,13 @@ def _mirror(chain: Chain) -> Chain:
     return Chain([KroneckerSupport(k.d, k.c, k.b, k.a) for k in reversed(chain)])
 
 
-def _mirror_core(core: Values, chain: Chain) -> Values:
+def _mirror_core(xp: Any, core: Values, chain: Chain) -> Values:
     """Return the values of the mirror image: its digits are (b_1, d_1 / d_2, ..) and (a_2 / a_1, .., c_L)."""
     rows = [chain[0].b, *(x.d // y.d for x, y in pairwise(chain))]
     columns = [*(y.a // x.a for x, y in pairwise(chain)), chain[-1].c]
-    turned = np.take(np.take(core, _reversed_digits(rows), axis=1), _reversed_digits(columns), axis=2)
-    return turned.transpose(3, 2, 1, 0)
+    turned = xp.take(core, xp.asarray(_reversed_digits(rows)), axis=1)
+    mirrored: Values = xp.take(turned, xp.asarray(_reversed_digits(columns)), axis=2).transpose(3, 2, 1, 0)
+    return mirrored
 
 
 def _reversed_digits(sizes: list[int]) -> NDArray[np.intp]:

@@ -186,7 +186,7 @@ def _panel_rows(columns: int) -> int:
     return max(8, _PANEL_ENTRIES // max(1, columns) // 8 * 8)
 
 
-def _pack_bits(factor: sparse.csr_array[Any, Any]) -> NDArray[Any]:
+def _pack_bits(factor: Any) -> NDArray[Any]:
     rows, columns = factor.shape
     bits = np.empty(-(-rows * columns // 8), dtype=np.uint8)
     height = _panel_rows(columns)

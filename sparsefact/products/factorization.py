@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from sparsefact.backends.registry import device_of, get_backend
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.products import factors as _factors
 from sparsefact.products.plan import Direction, Plans
@@ -41,7 +42,8 @@ class Factorization:
     factors : sequence of scipy.sparse arrays, KroneckerFactor or 2-D arrays
         Left to right, neighbours sharing their inner dimension. Sparse ones become CSR arrays with sorted indices;
         all become one type of float32, float64, complex64, complex128. Arrays that already are right are not
-        copied, and not to be changed afterwards.
+        copied, and not to be changed afterwards. Dense and Kronecker factors may hold CuPy arrays, all of them on one
+        GPU.
     target : array or scipy.sparse array of shape (m, n), optional
         The matrix that the product stands for. It is kept only until `error` or `frobenius_error` is first asked
         for; the errors are then computed once and the reference is dropped.
@@ -156,7 +158,10 @@ class Factorization:
 
     @property
     def factors(self) -> tuple[Factor, ...]:
-        """The factors, left to right: CSR arrays, `KroneckerFactor` or dense arrays; their arrays are read-only."""
+        """The factors, left to right: CSR arrays, `KroneckerFactor` or dense arrays; their arrays are read-only.
+
+        On a GPU a CSR factor is a `sparsefact.products.csr_factor.CsrFactor`.
+        """
         return self._factors
 
     @property
@@ -173,6 +178,44 @@ class Factorization:
     def dtype(self) -> np.dtype[Any]:
         """The type of every factor."""
         return self._factors[0].dtype
+
+    @property
+    def device(self) -> str:
+        """Where the factors are: ``"cpu"``, or ``"cuda:0"`` and so on when their arrays are CuPy arrays."""
+        return device_of(_factors.stored_values(self._factors[0]))
+
+    def to(self, device: str) -> Factorization:
+        """Return the same product with its factors on another device, where its operands must then be.
+
+        Parameters
+        ----------
+        device : str
+            ``"cpu"``, ``"cuda"``, ``"cuda:1"`` and so on.
+
+        Returns
+        -------
+        Factorization
+            Itself when the factors are there. Errors, certificate and the like go along.
+
+        Raises
+        ------
+        DeviceError
+            If the device is not there, or has too little memory.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sparsefact as sf
+        >>> F = sf.Factorization([np.eye(2)])
+        >>> F.to("cpu") is F, F.device
+        (True, 'cpu')
+        """
+        backend = get_backend(device=device)
+        place = f"cuda:{getattr(backend, 'index', 0)}" if backend.name == "cuda" else "cpu"
+        if place == self.device:
+            return self
+        found = [_factors.moved(factor, place) for factor in self._factors]
+        return self._derived(found, None, self._certificate, self._evidence)
 
     @property
     def nnz(self) -> int:
@@ -341,11 +384,11 @@ class Factorization:
         return "\n".join(lines)
 
     def _parts(self) -> str:
-        kinds = {np.ndarray: "dense", _factors.KroneckerFactor: "Kronecker"}
-        return " @ ".join(
-            f"{f.shape[0]}x{f.shape[1]} {kinds.get(type(f), 'CSR')} (nnz {_factors.factor_nnz(f)})"
-            for f in self._factors
-        )
+        def kind(factor: Factor) -> str:
+            dense = _factors.is_dense(factor)
+            return "dense" if dense else "Kronecker" if isinstance(factor, _factors.KroneckerFactor) else "CSR"
+
+        return " @ ".join(f"{f.shape[0]}x{f.shape[1]} {kind(f)} (nnz {_factors.factor_nnz(f)})" for f in self._factors)
 
     @property
     def T(self) -> Factorization:
@@ -587,7 +630,7 @@ class Factorization:
         m, n = self.shape
         counts = [_factors.factor_nnz(f) for f in self._factors]
         if len(counts) == 1:
-            return np.array(_factors.dense_factor(first))
+            return _factors.dense_factor(first).copy()
         if sum(counts[:-1]) * n <= sum(counts[1:]) * m:
             x = _factors.dense_factor(last)
             for factor in reversed(self._factors[:-1]):
@@ -596,7 +639,8 @@ class Factorization:
         x = _factors.dense_factor(first).T
         for factor in self._factors[1:]:
             x = _factors.multiply_transposed(factor, x)
-        return np.ascontiguousarray(x.T)
+        found: NDArray[Any] = get_backend(x).xp.ascontiguousarray(x.T)
+        return found
 
     def toarray(self) -> NDArray[Any]:
         """Return the product as a new dense array, as `todense`."""
@@ -628,6 +672,8 @@ class Factorization:
         text = (
             f"{m}x{n} {self.dtype}, {_plural(len(self._factors), 'factor')}, nnz={self.nnz}, density={self.density:.3f}"
         )
+        if self.device != "cpu":
+            text += f", on {self.device}"
         # A repr must not start a computation over the target.
         if self._errors.error is not None:
             text += f", error={self._errors.error:.4g}"
@@ -650,14 +696,15 @@ _NOT_PICKLED = ("__weakref__", "_plans", "_direction")
 
 def _as_operand(x: Any, dtype: np.dtype[Any]) -> NDArray[Any] | None:
     """Return x as a dense array of the common type, or None when it is no array at all."""
-    array = x.toarray() if _factors.is_sparse(x) else np.asarray(x)
+    array = x.toarray() if _factors.is_sparse(x) else _factors.as_array(x)
     if array.dtype == object:
         return None
     if array.dtype.kind not in "biufc":
         if array.dtype.name != "bfloat16":
             raise DtypeError(f"x has dtype {array.dtype}; a product multiplies numbers, so cast x with astype")
         array = array.astype(np.float32)
-    return array.astype(np.result_type(dtype, array.dtype), copy=False)
+    cast: NDArray[Any] = array.astype(np.result_type(dtype, array.dtype), copy=False)
+    return cast
 
 
 def _text(value: Any) -> str:

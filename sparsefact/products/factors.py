@@ -1,15 +1,20 @@
-"""The three kinds of factor: scipy CSR arrays, `KroneckerFactor`, dense arrays; and what a product asks of each."""
+"""The three kinds of factor: scipy CSR arrays, `KroneckerFactor`, dense arrays; and what a product asks of each.
+
+The arrays of a product's factors are all NumPy arrays, or all CuPy arrays on one GPU; there `CsrFactor` stands for CSR.
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from scipy import sparse
 
+from sparsefact.backends.registry import device_of, get_backend, on_gpu
 from sparsefact.constraints.kronecker_support import KroneckerSupport
-from sparsefact.errors import DtypeError, NonFiniteError, ShapeError
+from sparsefact.errors import DeviceError, DtypeError, NonFiniteError, ShapeError
+from sparsefact.products.csr_factor import CsrFactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["KroneckerFactor"]
 
 _COMPUTED = ("float32", "float64", "complex64", "complex128")
+_ON_HOST = np.empty(0)
 
 
 class KroneckerFactor:
@@ -31,7 +37,7 @@ class KroneckerFactor:
     ----------
     values : array of shape (a, b, c, d)
         Real or complex numbers; float16 and bfloat16 become float32, integers float64. Not copied
-        when the type is already right, and not to be changed afterwards.
+        when the type is already right, and not to be changed afterwards. A CuPy array stays on its GPU.
 
     Raises
     ------
@@ -61,13 +67,20 @@ class KroneckerFactor:
     __array_priority__ = 11.0
 
     def __init__(self, values: Any) -> None:
-        values = np.asarray(values)
+        values = as_array(values)
         if values.ndim != 4:
             raise ShapeError(
                 f"values has shape {values.shape}; a Kronecker factor needs four axes (a, b, c, d), so reshape it"
             )
         self._values = _frozen(values.astype(common_dtype([values.dtype]), copy=False))
         _check_finite(self._values, "values")
+
+    @classmethod
+    def _of(cls, values: NDArray[Any]) -> KroneckerFactor:
+        """Return the factor of values that are known to be right: on a GPU the host would wait for the check."""
+        made = cls.__new__(cls)
+        made._values = _frozen(values)
+        return made
 
     @property
     def values(self) -> NDArray[Any]:
@@ -103,7 +116,7 @@ class KroneckerFactor:
     @property
     def T(self) -> KroneckerFactor:
         """The transpose, a view of the same values."""
-        return KroneckerFactor(self._values.transpose(0, 2, 1, 3))
+        return KroneckerFactor._of(self._values.transpose(0, 2, 1, 3))
 
     @property
     def H(self) -> KroneckerFactor:
@@ -112,31 +125,34 @@ class KroneckerFactor:
 
     def conj(self) -> KroneckerFactor:
         """Return the complex conjugate (itself when real)."""
-        return KroneckerFactor(self._values.conj()) if self._values.dtype.kind == "c" else self
+        return KroneckerFactor._of(self._values.conj()) if self._values.dtype.kind == "c" else self
 
     def astype(self, dtype: Any) -> KroneckerFactor:
         """Return the same matrix with values of another type."""
         return KroneckerFactor(self._values.astype(dtype, copy=False))
 
-    def tocsr(self) -> sparse.csr_array[Any, Any]:
-        """Return a scipy CSR array; the whole support is stored, zeros included."""
+    def tocsr(self) -> sparse.csr_array[Any, Any] | CsrFactor:
+        """Return a scipy CSR array, or a `CsrFactor` on a GPU; the whole support is stored, zeros included."""
         a, b, c, d = self._values.shape
         indices = (np.arange(a)[:, None, None] * c + np.arange(c)) * d + np.arange(d)[:, None]  # (a, d, c)
         indices = np.broadcast_to(indices[:, None], (a, b, d, c)).ravel()
         data = self._values.transpose(0, 1, 3, 2).reshape(-1).copy()
         indptr = np.arange(self.shape[0] + 1) * c
+        if on_gpu(data):
+            put = get_backend(data).asarray
+            return CsrFactor(data, put(indices), put(indptr), self.shape)
         return sparse.csr_array((data, indices, indptr), shape=self.shape)
 
     def toarray(self) -> NDArray[Any]:
         """Return a dense array of shape `shape`."""
         a, b, c, d = self._values.shape
-        dense = np.zeros((a, b, d, a, c, d), dtype=self.dtype)
+        dense: NDArray[Any] = get_backend(self._values).xp.zeros((a, b, d, a, c, d), dtype=self.dtype)
         i, q = np.arange(a)[:, None], np.arange(d)[None, :]
         dense[i, :, q, i, :, q] = self._values.transpose(0, 3, 1, 2)
         return dense.reshape(self.shape)
 
     def __matmul__(self, x: Any) -> NDArray[Any]:
-        x = np.asarray(x)
+        x = as_array(x)
         if x.dtype == object:
             return NotImplemented
         if x.ndim not in (1, 2) or x.shape[0] != self.shape[1]:
@@ -144,14 +160,16 @@ class KroneckerFactor:
                 f"x has shape {x.shape}; a {self.shape[0]}x{self.shape[1]} factor multiplies arrays of shape "
                 f"({self.shape[1]},) or ({self.shape[1]}, k)"
             )
+        if not type(x) is type(self._values) is np.ndarray:
+            check_together(self._values, x)
         a, _, c, d = self._values.shape
         columns = x.shape[1] if x.ndim == 2 else 1
         blocks = x.reshape(a, c, d, columns)
-        product: NDArray[Any] = np.matmul(self._values.transpose(0, 3, 1, 2), blocks.transpose(0, 2, 1, 3))
+        product: NDArray[Any] = self._values.transpose(0, 3, 1, 2) @ blocks.transpose(0, 2, 1, 3)
         return product.transpose(0, 2, 1, 3).reshape((self.shape[0], *x.shape[1:]))
 
     def __rmatmul__(self, x: Any) -> NDArray[Any]:
-        x = np.asarray(x)
+        x = as_array(x)
         if x.dtype == object:
             return NotImplemented
         if x.ndim not in (1, 2) or x.shape[-1] != self.shape[0]:
@@ -169,7 +187,46 @@ class KroneckerFactor:
         return KroneckerFactor, (self._values,)
 
 
-Factor: TypeAlias = "sparse.csr_array[Any, Any] | KroneckerFactor | NDArray[Any]"
+Factor: TypeAlias = "sparse.csr_array[Any, Any] | CsrFactor | KroneckerFactor | NDArray[Any]"
+
+
+def as_array(x: Any) -> Any:
+    """Return x as an array, on the GPU if it is there."""
+    return x if type(x) is np.ndarray or on_gpu(x) else np.asarray(x)
+
+
+def is_dense(x: Any) -> TypeGuard[NDArray[Any]]:
+    """Return whether a factor is a dense array."""
+    return isinstance(x, np.ndarray) or on_gpu(x)
+
+
+def check_together(values: Any, x: Any) -> None:
+    """Refuse an operand that is not where the values of a factor are."""
+    if on_gpu(values) or on_gpu(x):
+        here, there = device_of(values), device_of(x)
+        if here != there:
+            move = "cupy.asarray(x)" if there == "cpu" else "x.get()" if here == "cpu" else f"to({there!r})"
+            raise DeviceError(
+                f"x is on {there!r} and the factors are on {here!r}; move one of them, with F.to({there!r}) or {move}"
+            )
+
+
+def moved(factor: Factor, device: str) -> Factor:
+    """Return a factor with its arrays on a device, ``"cpu"`` or a GPU; itself when they are there."""
+    if device_of(stored_values(factor)) == device:
+        return factor
+    backend = get_backend(device=device)
+
+    def put(array: Any) -> Any:
+        return backend.asarray(get_backend(array).to_host(array))
+
+    if isinstance(factor, KroneckerFactor):
+        return KroneckerFactor._of(put(factor.values))
+    if is_dense(factor):
+        return _frozen(put(factor))
+    csr = cast("Any", factor)
+    arrays = put(csr.data), put(csr.indices), put(csr.indptr)
+    return _canonical(arrays, csr.shape) if device == "cpu" else CsrFactor(*arrays, csr.shape)
 
 
 def is_sparse(x: Any) -> bool:
@@ -191,7 +248,7 @@ def common_dtype(dtypes: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
 
 def as_factors(factors: Iterable[Any]) -> tuple[Factor, ...]:
     """Return what was given as factors of one type whose shapes chain, in canonical form and read-only."""
-    found = [f if is_sparse(f) or isinstance(f, KroneckerFactor) else np.asarray(f) for f in factors]
+    found = [f if is_sparse(f) or isinstance(f, KroneckerFactor | CsrFactor) else as_array(f) for f in factors]
     if not found:
         raise ShapeError("factors is empty; a product needs at least one factor")
     for j, factor in enumerate(found):
@@ -204,11 +261,12 @@ def as_factors(factors: Iterable[Any]) -> tuple[Factor, ...]:
                 f"share their inner dimension, and {left.shape[1]} is not {right.shape[0]}"
             )
     dtype = common_dtype(f.dtype for f in found)
+    device_of(*(_ON_HOST if is_sparse(f) else stored_values(f) for f in found))
     return tuple(_as_factor(f, dtype, f"factors[{j}]") for j, f in enumerate(found))
 
 
 def _as_factor(factor: Any, dtype: np.dtype[Any], name: str) -> Factor:
-    if isinstance(factor, KroneckerFactor):
+    if isinstance(factor, KroneckerFactor | CsrFactor):
         return factor if factor.dtype == dtype else factor.astype(dtype)
     if not is_sparse(factor):
         dense = _frozen(factor.astype(dtype, copy=False))
@@ -221,13 +279,20 @@ def _as_factor(factor: Any, dtype: np.dtype[Any], name: str) -> Factor:
     stored = int(csr.indptr[-1])
     data = _frozen(csr.data[:stored].astype(dtype, copy=False))
     _check_finite(data, name)
-    arrays = data, _frozen(csr.indices[:stored]), _frozen(csr.indptr)
-    result = sparse.csr_array(arrays, shape=csr.shape)
+    return _canonical((data, csr.indices[:stored], csr.indptr), csr.shape)
+
+
+def _canonical(arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], shape: Any) -> sparse.csr_array[Any, Any]:
+    """Return a read-only CSR array of what is in canonical format."""
+    data, indices, indptr = (_frozen(array) for array in arrays)
+    result = sparse.csr_array((data, indices, indptr), shape=shape)
     result.has_canonical_format = True
     return result
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    if on_gpu(array):  # CuPy has no read-only arrays
+        return array
     view = array.view()
     view.flags.writeable = False
     return view
@@ -244,16 +309,19 @@ def stored_values(factor: Factor) -> NDArray[Any]:
     """Return the array of the entries that a factor stores."""
     if isinstance(factor, KroneckerFactor):
         return factor.values
-    return factor if isinstance(factor, np.ndarray) else factor.data
+    return factor if is_dense(factor) else cast("NDArray[Any]", cast("Any", factor).data)
 
 
 def with_values(factor: Factor, values: NDArray[Any]) -> Factor:
     """Return a factor of the same support with other stored entries."""
     if isinstance(factor, KroneckerFactor):
         return KroneckerFactor(values)
-    if isinstance(factor, np.ndarray):
+    if is_dense(factor):
         return values
-    return sparse.csr_array((values, factor.indices, factor.indptr), shape=factor.shape)
+    if isinstance(factor, CsrFactor):
+        return CsrFactor(values, factor.indices, factor.indptr, factor.shape)
+    csr = cast("Any", factor)
+    return sparse.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
 
 
 def factor_nnz(factor: Factor) -> int:
@@ -263,21 +331,22 @@ def factor_nnz(factor: Factor) -> int:
 
 def factor_nbytes(factor: Factor) -> int:
     """Return the bytes of the arrays that hold a factor, indices included."""
-    if isinstance(factor, np.ndarray | KroneckerFactor):
-        return factor.nbytes
-    return int(factor.data.nbytes + factor.indices.nbytes + factor.indptr.nbytes)
+    found = cast("Any", factor)
+    if not is_sparse(factor):
+        return int(found.nbytes)
+    return int(found.data.nbytes + found.indices.nbytes + found.indptr.nbytes)
 
 
 def dense_factor(factor: Factor) -> NDArray[Any]:
     """Return a factor as a dense array (a dense factor itself, not a copy)."""
-    return factor if isinstance(factor, np.ndarray) else factor.toarray()
+    return factor if is_dense(factor) else cast("NDArray[Any]", cast("Any", factor).toarray())
 
 
 def transposed(factor: Factor) -> Factor:
     """Return the transpose in the same layout; a sparse factor is converted back to CSR."""
-    if isinstance(factor, np.ndarray | KroneckerFactor):
+    if is_dense(factor) or isinstance(factor, KroneckerFactor):
         return factor.T
-    return factor.T.tocsr()
+    return cast("Factor", cast("Any", factor).T.tocsr())
 
 
 def conjugated(factor: Factor) -> Factor:

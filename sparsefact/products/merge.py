@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.backends.registry import get_backend
+
 __all__ = ["merged_values"]
 
 
@@ -45,7 +47,7 @@ def merged_values(found: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> NDArra
         a, b, c, d = values.shape
         local = values.reshape(count, a // count, b, c, d // gap, gap).astype(wide)
         rows = product.reshape(count, a // count, c, d // gap, product.shape[2], gap)
-        product = np.zeros((count, a // count, b, d // gap, product.shape[2], gap), wide)
+        product = get_backend(product).xp.zeros((count, a // count, b, d // gap, product.shape[2], gap), wide)
         for r in range(c):
             product += local[:, :, :, r, :, None, :] * rows[:, :, None, r]
         product = product.reshape(count, -1, *product.shape[4:])
@@ -57,7 +59,8 @@ def _spread(values: NDArray[Any], count: int, gap: int) -> NDArray[Any]:
     a, b, c, d = values.shape
     inner, step = a // count, d // gap
     local = values.reshape(count, inner, b, c, step, gap)
-    spread = np.zeros((count, inner, b, step, inner, c, step, gap), values.dtype)
+    spread = get_backend(values).xp.zeros((count, inner, b, step, inner, c, step, gap), values.dtype)
     i, q = np.arange(inner)[:, None], np.arange(step)
     spread[:, i, :, q, i, :, q] = local.transpose(1, 4, 0, 2, 3, 5)
-    return spread.reshape(count, inner * b * step, inner * c * step, gap)
+    found: NDArray[Any] = spread.reshape(count, inner * b * step, inner * c * step, gap)
+    return found

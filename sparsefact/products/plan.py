@@ -8,6 +8,7 @@ Neighbouring Kronecker-sparse factors merge into blocks on common sets of rows, 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.registry import get_backend
+from sparsefact.backends.registry import device_of, get_backend
 from sparsefact.errors import ArgumentError
 from sparsefact.products import factors as _factors
 from sparsefact.products.factors import Factor, KroneckerFactor
 from sparsefact.products.merge import merged_values
 from sparsefact.products.plan_cost import GROWTH, SMALL_BYTES, Block, Setting, best_groups, merged_block, size_of
+from sparsefact.products.plan_cost_gpu import GpuSetting
 
 __all__ = ["Direction", "Group", "Plan", "Plans"]
 
@@ -30,6 +32,8 @@ Kernel: TypeAlias = Literal["plain", "vector", "tile", "matmul", "dense"]
 
 # Multiply-adds below which NumPy's and SciPy's own calls, factor by factor, cost less than choosing anything.
 _PLAIN = 2048
+# What cuBLAS may round to TF32.
+_SINGLE = ("float32", "complex64")
 # Plans kept per product; the one not used for longest is dropped.
 _KEPT = 8
 
@@ -39,6 +43,12 @@ _SAID = {
     "tile": "all factors on a tile of columns that stays in cache",
     "matmul": "batched BLAS products on views, factor by factor",
     "dense": "one BLAS product with the dense matrix",
+}
+_SAID_ON_GPU = {
+    "plain": "factor by factor",
+    "tile": "as many factors in one pass over memory as a tile of columns in shared memory allows",
+    "matmul": "batched cuBLAS products on views, factor by factor",
+    "dense": "one cuBLAS product with the dense matrix",
 }
 
 
@@ -128,6 +138,8 @@ class Plan:
         ``"forward"``, ``"transposed"``, ``"adjoint"`` or ``"conjugate"``.
     kernel : str
         ``"plain"``, ``"vector"``, ``"tile"``, ``"matmul"`` or ``"dense"``.
+    device : str
+        Where the factors are and operands must be, ``"cpu"`` or ``"cuda:0"``.
     groups : tuple of Group
         Left to right.
     flops : int
@@ -137,7 +149,7 @@ class Plan:
     stored_bytes : int
         Of the groups' values and indices; merging keeps them under twice those it replaces, or 64 KiB.
     seconds : float
-        What the model predicts on one core.
+        What the model predicts on one core; on a GPU what the rates of a large one would allow, which nobody measured.
 
     Examples
     --------
@@ -158,7 +170,9 @@ class Plan:
         dtype: np.dtype[Any],
         values: np.dtype[Any],
         direction: Direction,
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.shape = groups[0].shape[0], groups[-1].shape[1]
         self.batch, self.dtype, self.direction = setting.batch, dtype, direction.name
         self.kernel, self.groups, self.seconds = kernel, tuple(groups), seconds
@@ -174,23 +188,36 @@ class Plan:
     def explain(self) -> str:
         """Return a few lines: the kernel, the groups, the predicted operations and bytes."""
         m, n = self.shape
-        lines = [f"{self.direction} product, {m}x{n} @ ({n}, {self.batch}) {self.dtype}: {_SAID[self.kernel]}"]
+        said = (_SAID if self.device == "cpu" else _SAID_ON_GPU)[self.kernel]
+        lines = [f"{self.direction} product, {m}x{n} @ ({n}, {self.batch}) {self.dtype}{self._where()}: {said}"]
         for group in self.groups:
             several = group.stop - group.first > 1
             span = f"factors {group.first + 1} to {group.stop}, merged" if several else f"factor {group.first + 1}"
             support = "" if group.block is None else " (a, b, c, d) = " + str(group.block)
             lines.append(f"  {span}: {group.shape[0]}x{group.shape[1]} {group.kind}{support}, {group.nnz} entries")
+        if self._by_tf32():
+            lines.append("  cuBLAS rounds the operands of these products to TF32, since CUPY_TF32 is set")
         floor = (m + n) * self.batch * self.dtype.itemsize
         lines.append(
             f"  predicted: {self.flops} flops, {self.bytes} bytes ({floor} of them operand and result), "
-            f"{self.stored_bytes} bytes of values, {1e6 * self.seconds:.0f} us on one core"
+            f"{self.stored_bytes} bytes of values, {1e6 * self.seconds:.0f} us "
+            + ("on one core" if self.device == "cpu" else "if the GPU reaches the rates of an H200")
         )
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         m, n = self.shape
         groups = f"{len(self.groups)} group{'' if len(self.groups) == 1 else 's'}"
-        return f"Plan({self.direction} {m}x{n} @ ({n}, {self.batch}) {self.dtype}: {self.kernel}, {groups})"
+        return (
+            f"Plan({self.direction} {m}x{n} @ ({n}, {self.batch}) {self.dtype}{self._where()}: {self.kernel}, {groups})"
+        )
+
+    def _where(self) -> str:
+        return "" if self.device == "cpu" else f" on {self.device}"
+
+    def _by_tf32(self) -> bool:
+        asked = os.environ.get("CUPY_TF32", "0") not in ("", "0")
+        return asked and self.device != "cpu" and self.kernel in ("matmul", "dense") and self.dtype.name in _SINGLE
 
     def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
         """Return the product with an ``(n, B)`` array of type `dtype`, as a new ``(m, B)`` array.
@@ -198,10 +225,12 @@ class Plan:
         Parameters
         ----------
         x : (n, B) array
-            In any memory layout.
+            In any memory layout, where the factors are.
         rows_first : bool
             Whether the result lies in memory column by column, so that its transpose is C-contiguous.
         """
+        if type(x) is not np.ndarray or self.device != "cpu":
+            _factors.check_together(_factors.stored_values(self.groups[0].items[0].factor), x)
         ready = self._ready
         if ready is None:
             with self._lock:
@@ -209,8 +238,8 @@ class Plan:
                     self._ready = self._prepare()
                 ready = self._ready
         if self.kernel in ("vector", "tile"):
-            found: NDArray[Any] = ready.apply(x, rows_first=rows_first)
-            return found
+            product: NDArray[Any] = ready.apply(x, rows_first=rows_first)
+            return product
         if self.kernel == "plain":
             # a conjugate of the factors would be formed again and again: of a small operand it is nothing
             x = x.conj() if self._conjugated else x
@@ -220,12 +249,15 @@ class Plan:
             x = x.conj() if self._conjugated else x
         else:
             for part in ready:
-                x = x[part] if isinstance(part, np.ndarray) and part.ndim == 1 else part @ x
-        return np.asfortranarray(x) if rows_first else np.ascontiguousarray(x)
+                x = x[part] if getattr(part, "ndim", 2) == 1 else part @ x
+        xp = np if self.device == "cpu" else get_backend(x).xp
+        product = xp.asfortranarray(x) if rows_first else xp.ascontiguousarray(x)
+        return product
 
     def _prepare(self) -> Any:
         if self.kernel == "plain":
             return [group.items[0] for group in reversed(self.groups)]
+        backend = get_backend(_factors.stored_values(self.groups[0].items[0].factor))
         parts: list[Any] = []
         rows = None
         for group in self.groups:
@@ -240,9 +272,9 @@ class Plan:
                 part = _cast(group.items[0].matrix(), self._values)
             parts.append(_factors.conjugated(part) if self._conjugated else part)
         if self.kernel in ("vector", "tile"):
-            return get_backend().prepare_chain(parts, self._values, vectors=self.kernel == "vector", rows=rows)
+            return backend.prepare_chain(parts, self._values, vectors=self.kernel == "vector", rows=rows)
         found = [KroneckerFactor(part) if getattr(part, "ndim", 0) == 4 else part for part in reversed(parts)]
-        return found if rows is None else [np.asarray(rows), *found]
+        return found if rows is None else [backend.asarray(rows), *found]
 
 
 def _cast(factor: Factor, dtype: np.dtype[Any]) -> Factor:
@@ -317,20 +349,28 @@ def choose(
     # a real chain takes complex operands as they are
     values = dtype if own.kind == "c" else np.empty(0, dtype).real.dtype
     real_bytes = np.empty(0, dtype).real.dtype.itemsize
-    setting = Setting(max(batch, 1), real_bytes, values.kind == "c", dtype.kind == "c")
+    device = device_of(_factors.stored_values(factors[0]))
+    kind = Setting if device == "cpu" else GpuSetting
+    setting = kind(max(batch, 1), real_bytes, values.kind == "c", dtype.kind == "c")
     ordered = list(enumerate(factors))
     if direction.transposed:
         ordered.reverse()
     items = [_item(j, factor, direction.transposed) for j, factor in ordered]
-    common: dict[str, Any] = {"setting": setting, "dtype": dtype, "values": values, "direction": direction}
+    common: dict[str, Any] = {
+        "setting": setting,
+        "dtype": dtype,
+        "values": values,
+        "direction": direction,
+        "device": device,
+    }
     whole = items[0].shape[0], items[-1].shape[1]
-    if small or 0 in whole or any(0 in item.shape for item in items):
+    if (small and device == "cpu") or 0 in whole or any(0 in item.shape for item in items):
         return Plan([_group([item]) for item in items], "plain", 0.0, **common)
     total = sum(item.nnz * (values.itemsize + (4 if item.kind == "CSR" else 0)) for item in items)
     found = _recognised(items)
     candidates: list[tuple[float, Kernel, list[Group]]] = []
     if not any(item.kind == "dense" for item in items):
-        kernels: tuple[Kernel, ...] = ("tile", "vector") if setting.columns <= 4 else ("tile",)
+        kernels: tuple[Kernel, ...] = ("tile", "vector") if setting.columns <= 4 and device == "cpu" else ("tile",)
         for kernel in kernels:
             vectors = kernel == "vector"
             groups, cost = _grouped(found, setting, setting.vector if vectors else setting.tile, vectors)
@@ -357,7 +397,7 @@ def _item(index: int, factor: Factor, transposed: bool) -> _Item:
     if isinstance(factor, KroneckerFactor):
         a, b, c, d = factor.values.shape
         return _Item(index, "Kronecker", shape, nnz, factor, transposed, (a, c, b, d) if transposed else (a, b, c, d))
-    return _Item(index, "dense" if isinstance(factor, np.ndarray) else "CSR", shape, nnz, factor, transposed)
+    return _Item(index, "dense" if _factors.is_dense(factor) else "CSR", shape, nnz, factor, transposed)
 
 
 def _recognised(items: Sequence[_Item]) -> list[_Item]:
@@ -387,12 +427,14 @@ def _one_per_row(item: _Item) -> NDArray[Any] | None:
     # the transpose of a matrix with one entry per column has one per row, and then its order is that of the columns
     if item.nnz != rows or (item.transposed and rows != columns):
         return None
-    if not bool((np.diff(factor.indptr) == 1).all()):
+    take = get_backend(factor.data).to_host
+    if not bool((np.diff(take(factor.indptr)) == 1).all()):
         return None
+    indices = take(factor.indices)
     if not item.transposed:
-        return cast("NDArray[Any]", factor.indices)
+        return indices
     back = np.full(rows, -1, dtype=np.int64)
-    back[factor.indices] = np.arange(rows)
+    back[indices] = np.arange(rows)
     return back if bool((back >= 0).all()) else None
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsefact.backends.registry import get_backend, on_gpu
 from sparsefact.errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from sparsefact.products.factors import KroneckerFactor, is_sparse
+from sparsefact.products.factors import KroneckerFactor, as_array, is_sparse, moved
 from sparsefact.products.sources import Source, as_source
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _DENSE_ENOUGH = 0.1
 
 
 def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) -> tuple[float, float]:
-    """Return the relative error in the loss and in the Frobenius norm.
+    """Return the relative error in the loss and in the Frobenius norm, measured on the host.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) 
     NonFiniteError
         The target or the gram holds NaN or infinity.
     """
+    target, factors, gram = (_on_host(each) for each in (target, factors, gram))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         sums = _sums(target, factors, gram, 1.0)
         largest = 1.0
@@ -191,6 +193,12 @@ class Errors:
         return value
 
 
+def _on_host(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return tuple(moved(factor, "cpu") for factor in x)
+    return get_backend(x).to_host(x) if on_gpu(x) else x
+
+
 def as_target(target: Any, shape: tuple[int, int]) -> Any:
     """Return what is measured against, of the given shape: an array, a CSR array, a Source or a tuple of factors."""
     found: tuple[int, ...]
@@ -201,7 +209,7 @@ def as_target(target: Any, shape: tuple[int, int]) -> Any:
     elif not isinstance(target, np.ndarray) and (source := as_source(target)) is not None:
         found, result = source.shape, source
     else:
-        result = target.tocsr() if is_sparse(target) else np.asarray(target)
+        result = target.tocsr() if is_sparse(target) else as_array(target)
         if result.dtype.kind not in "biufc" and result.dtype.name != "bfloat16":
             raise DtypeError(f"target has dtype {result.dtype}; it must hold numbers, so cast it with astype")
         found = result.shape
@@ -214,7 +222,7 @@ def as_gram(gram: Any, n: int) -> Any:
     """Return a gram of the right shape."""
     if gram is None:
         return None
-    result = gram.tocsr() if is_sparse(gram) else np.asarray(gram)
+    result = gram.tocsr() if is_sparse(gram) else as_array(gram)
     if result.shape != (n, n):
         raise ShapeError(f"gram has shape {result.shape}; a product with {n} columns needs shape ({n}, {n})")
     return result

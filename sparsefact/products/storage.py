@@ -91,6 +91,7 @@ def pack(
     """
     if not isinstance(name, str) or not name:
         raise ArgumentError(f"name is {name!r}; the name of a matrix must be a string that is not empty")
+    F = F.to("cpu")
     code = natural_code(F.dtype) if dtype is None else dtype
     if code not in CODES:
         raise ArgumentError(f"dtype is {code!r}; factors are stored as one of {', '.join(CODES)}")

@@ -107,6 +107,10 @@ class EmulatedLauncher:
     def library(self, name):
         return fake_cupy.library(name)
 
+    def function(self, file, entry, dtype):
+        """The compiled kernel, as `CupyLauncher.function` returns it."""
+        return getattr(library(file, self.sanitize)[0], f"emulated_{entry_name(entry, dtype)}")
+
     def launch(self, file, entry, dtype, grid, threads, arguments, *, shared=0):
         loaded, bounds = library(file, self.sanitize)
         name = entry_name(entry, dtype)

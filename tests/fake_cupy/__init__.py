@@ -353,6 +353,9 @@ class _Device:
     def attributes(self):
         return {"MaxSharedMemoryPerBlockOptin": 64 * 1024}
 
+    def synchronize(self):
+        _wait()
+
 
 class CUDARuntimeError(RuntimeError):
     """What CUDA answers."""

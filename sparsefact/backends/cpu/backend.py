@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.cpu import admm, chain_product, inverse, low_rank, masked_lsq, select, sweep
+from sparsefact.backends.cpu import (
+    admm,
+    chain_product,
+    inverse,
+    kronecker,
+    low_rank,
+    masked_lsq,
+    sampled,
+    select,
+    sweep,
+)
 from sparsefact.backends.protocol import Per, PreparedChain
 
 __all__ = ["CPU", "CpuBackend"]
@@ -92,6 +102,14 @@ class CpuBackend:
     def ks_apply(self, values: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         """Return the product of one Kronecker-sparse factor with a matrix of columns."""
         return chain_product.prepare_chain([values], values.dtype, vectors=x.shape[1] == 1).apply(x)
+
+    def ks_grad(self, pattern: tuple[int, int, int, int], x: NDArray[Any], gy: NDArray[Any]) -> NDArray[Any]:
+        """Return the gradient in the values of a Kronecker-sparse factor."""
+        return kronecker.ks_grad(pattern, x, gy)
+
+    def sddmm(self, indptr: NDArray[Any], indices: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Return the entries of ``x @ y`` on a CSR support."""
+        return sampled.sddmm(indptr, indices, x, y)
 
     def prepare_chain(
         self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: NDArray[Any] | None = None

@@ -16,9 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.cuda import admm, inverse, low_rank, masked_lsq, select, sweep
+from sparsefact.backends.cuda import (
+    admm,
+    chain_product,
+    inverse,
+    kronecker,
+    low_rank,
+    masked_lsq,
+    sampled,
+    select,
+    sweep,
+)
 from sparsefact.backends.cuda.launcher import CupyLauncher, Launcher
-from sparsefact.backends.protocol import Per
+from sparsefact.backends.protocol import Per, PreparedChain
 
 __all__ = ["CudaBackend"]
 
@@ -120,3 +130,24 @@ class CudaBackend:
         """Set ``out = c + rho * where(mask, t, -t)`` in place."""
         with self.active():
             admm.admm_rhs(self.launcher, c, t, mask, rho, out)
+
+    def ks_apply(self, values: Any, x: Any) -> Any:
+        """Return the product of one Kronecker-sparse factor with a matrix of columns."""
+        return self.prepare_chain([values], values.dtype).apply(x)
+
+    def ks_grad(self, pattern: tuple[int, int, int, int], x: Any, gy: Any) -> Any:
+        """Return the gradient in the values of a Kronecker-sparse factor."""
+        with self.active():
+            return kronecker.ks_grad(self.launcher, pattern, x, gy)
+
+    def sddmm(self, indptr: Any, indices: Any, x: Any, y: Any) -> Any:
+        """Return the entries of ``x @ y`` on a CSR support."""
+        with self.active():
+            return sampled.sddmm(self.launcher, indptr, indices, x, y)
+
+    def prepare_chain(
+        self, parts: Sequence[Any], dtype: Any, *, vectors: bool = False, rows: Any = None
+    ) -> PreparedChain:
+        """Lay out a product of sparse factors for many products with dense matrices."""
+        with self.active():
+            return chain_product.prepare_chain(self.launcher, parts, dtype, rows)

@@ -187,15 +187,18 @@ class CupyLauncher:
         shared: int = 0,
     ) -> None:
         """Run a kernel on the current stream; see `Launcher.launch`."""
-        name = entry_name(entry, dtype)
-        key = file, name
-        function = self._functions.get(key)
-        if function is None:
-            function = self._functions[key] = self._module(file, dtype).get_function(name)
+        key = file, entry_name(entry, dtype)
+        function = self._functions.get(key) or self.function(file, entry, dtype)
         if shared > max(_STATIC_SHARED, self._granted.get(key, 0)):
             function.max_dynamic_shared_size_bytes = shared
             self._granted[key] = shared
         function((grid,), (threads,), tuple(_argument(each) for each in arguments), shared_mem=shared)
+
+    def function(self, file: str, entry: str, dtype: Any) -> Any:
+        """Return CuPy's function for a kernel, compiled."""
+        name = entry_name(entry, dtype)
+        function = self._functions[file, name] = self._module(file, dtype).get_function(name)
+        return function
 
     def _module(self, file: str, dtype: Any) -> Any:
         wanted = 0 if dtype is None else _BIT[np.dtype(dtype).name]
