@@ -3,10 +3,11 @@
     python -m benchmarks.products [--rounds 9] [--sizes 256,1024,4096] [-o results.json]
 
 Random radix-2 chains (log2 n Kronecker-sparse factors), the factors of the DFT beside scipy.fft, and pairs of random
-CSR matrices. All ways run in turn, and times are medians of wall seconds. Peers: the product factor by factor with
-scipy CSR arrays, one dense GEMM (NumPy, and torch where installed), lazylinop and pyfaust where installed (optional:
-`pip install lazylinop pandas einops torch pyfaust`), lazylinop also on a chain that was fused by hand to blocks of 16.
-The bytes floor is the time of copying the operand into the result.
+CSR matrices. All ways run in turn, after a pause in which the threads of the one before come to rest, and times are
+medians of wall seconds. Peers: the product factor by factor with scipy CSR arrays, one dense GEMM (NumPy, and torch
+where installed), lazylinop and pyfaust where installed (optional: `pip install lazylinop pandas einops torch pyfaust`),
+lazylinop also on a chain that was fused by hand to blocks of 16. The bytes floor is the time of copying the operand
+into the result.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from benchmarks.record import write
 from sparsefact.products.merge import merged_values
 
 BATCHES = (1, 32, 512)
+# Seconds before a way is timed: threads of BLAS and OpenMP spin for some milliseconds after their work, and would take
+# a core from whoever comes next.
+PAUSE = 0.05
 Run = Callable[[], Any]
 
 
@@ -138,6 +142,9 @@ def in_turn(runs: dict[str, Run], rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            time.sleep(PAUSE)
+            if repeats[name] > 1:
+                run()
             started = time.perf_counter()
             for _ in range(repeats[name]):
                 run()

@@ -649,6 +649,20 @@ def test_sweep_reads_read_only_and_swapped_input(device):
         assert rest.dtype.isnative and energy == expected[3]
 
 
+@every_backend
+@given(st.integers(0, 3), st.integers(1, 90), st.integers(1, 140), dtypes, layouts, st.booleans(), seeds)
+@settings(max_examples=60, deadline=None)
+def test_mirrored(device, k, m, n, dtype, layout, nan, seed):
+    rng = np.random.default_rng(seed)
+    x, rows, columns = make((k, m, n), dtype, "nan" if nan else "normal", seed), rng.permutation(m), rng.permutation(n)
+    backend = get_backend(device=device)
+    found = take(backend.mirrored(put_stack(backend, x, layout), rows, columns))
+    np.testing.assert_array_equal(found, REFERENCE.mirrored(x, rows, columns))
+    assert found.dtype == x.dtype
+    for p, q in zip(rng.integers(0, n, 5), rng.integers(0, m, 5), strict=True):
+        np.testing.assert_array_equal(found[:, p, q], x[:, rows[q], columns[p]])
+
+
 # the elementwise steps
 
 

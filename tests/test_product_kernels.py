@@ -171,11 +171,16 @@ def test_results_do_not_depend_on_threads_or_tiles(monkeypatch):
     csr = sparse.random_array((128, 128), density=0.1, rng=rng, dtype=np.float32).tocsr()
     x = rng.standard_normal((128, 200)).astype(np.float32)
     found = []
-    for threads, tile, grain in (("1", 1 << 18, 1 << 20), ("3", 1 << 12, 1), ("2", 1 << 14, 1)):
+    for threads, tile, grain, straight in (
+        ("1", 1 << 18, 1 << 20, 1 << 22),
+        ("3", 1 << 12, 1, 0),
+        ("2", 1 << 14, 1, 0),
+    ):
         monkeypatch.setenv("SPARSEFACT_NUM_THREADS", threads)
         monkeypatch.setattr(chain_product, "_TILE", tile)
         monkeypatch.setattr(chain_product, "_WIDE_TILE", tile)
         monkeypatch.setattr(chain_product, "_GRAIN", grain)
+        monkeypatch.setattr(chain_product, "_STRAIGHT", straight)
         made = [prepare_chain(p, np.float32, vectors=v) for p in (parts, [*parts, csr]) for v in (False, True)]
         found.append([chain.apply(operand) for chain in made for operand in (x, np.asfortranarray(x))])
     for other in found[1:]:

@@ -214,6 +214,23 @@ class Backend(Protocol):
         """
         ...
 
+    def mirrored(self, x: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the transposes of a stack of matrices, their rows and columns taken in another order first.
+
+        Parameters
+        ----------
+        x : (k, m, n) array
+            In any memory layout.
+        rows, columns : (m,) and (n,) integer arrays of NumPy
+            Permutations.
+
+        Returns
+        -------
+        (k, n, m) array
+            Entry (i, j, l) is ``x[i, rows[l], columns[j]]``; never the memory of `x`.
+        """
+        ...
+
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place, all ``(m, n)``.
 

@@ -190,6 +190,10 @@ class ReferenceBackend:
             stack = kept.transpose(0, 1, 3, 2, 4).reshape(k * p, r * d, w // p)
         return lefts, stack.astype(x.dtype), missed, energy
 
+    def mirrored(self, x: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the transposes of a stack of matrices, their rows and columns taken in another order first."""
+        return np.array(x[:, rows[:, None], columns].transpose(0, 2, 1))
+
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""
         t[...] = _wide(b) + np.where(mask, 0, _wide(t))

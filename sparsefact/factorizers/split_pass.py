@@ -78,7 +78,7 @@ def split_in_order(
     last = len(chain)
     mirrored = len(order) > 1 and tolerance is None and list(order) == sorted(order, reverse=True)
     if mirrored:
-        core, chain, order = _mirror_core(backend.xp, core, chain), _mirror(chain), tuple(last - s for s in order)
+        core, chain, order = _mirror_core(backend, core, chain), _mirror(chain), tuple(last - split for split in order)
     work = _Work(backend, [_Element(1, last, core)], chain, order, tolerance)
     while work.todo:
         work.advance()
@@ -276,13 +276,15 @@ def _mirror(chain: Chain) -> Chain:
     return Chain([KroneckerSupport(k.d, k.c, k.b, k.a) for k in reversed(chain)])
 
 
-def _mirror_core(xp: Any, core: Values, chain: Chain) -> Values:
+def _mirror_core(backend: Backend, core: Values, chain: Chain) -> Values:
     """Return the values of the mirror image: its digits are (b_1, d_1 / d_2, ..) and (a_2 / a_1, .., c_L)."""
     rows = [chain[0].b, *(x.d // y.d for x, y in pairwise(chain))]
     columns = [*(y.a // x.a for x, y in pairwise(chain)), chain[-1].c]
-    turned = xp.take(core, xp.asarray(_reversed_digits(rows)), axis=1)
-    mirrored: Values = xp.take(turned, xp.asarray(_reversed_digits(columns)), axis=2).transpose(3, 2, 1, 0)
-    return mirrored
+    a, b, c, d = core.shape
+    # in the order in which the sweep reads a stack
+    stack = core.transpose(0, 3, 1, 2).reshape(a * d, b, c)
+    turned = backend.mirrored(stack, _reversed_digits(rows), _reversed_digits(columns))
+    return turned.reshape(a, d, c, b).transpose(1, 2, 3, 0)
 
 
 def _reversed_digits(sizes: list[int]) -> NDArray[np.intp]:

@@ -106,6 +106,7 @@ class Factorization:
         "_certificate",
         "_constraint",
         "_direction",
+        "_dtype",
         "_errors",
         "_evidence",
         "_explanation",
@@ -114,6 +115,7 @@ class Factorization:
         "_plans",
         "_seconds",
         "_seed",
+        "_shape",
         "_solver",
         "_status",
     )
@@ -138,9 +140,7 @@ class Factorization:
         seconds: float = 0.0,
         explanation: str = "",
     ) -> None:
-        self._factors = _factors.as_factors(factors)
-        # what multiplies is `_direction` of the factors that the plans are for
-        self._plans, self._direction = Plans(self._factors), Direction()
+        self._take(_factors.as_factors(factors))
         if frobenius_error is None and gram is None:
             frobenius_error = error
         self._errors = Errors(error, frobenius_error)
@@ -156,6 +156,14 @@ class Factorization:
         self._seconds = float(seconds)
         self._explanation = explanation
 
+    def _take(self, factors: tuple[Factor, ...]) -> None:
+        self._factors = factors
+        # asked for by every product, and small products are many
+        self._shape = int(factors[0].shape[0]), int(factors[-1].shape[1])
+        self._dtype = factors[0].dtype
+        # what multiplies is `_direction` of the factors that the plans are for
+        self._plans, self._direction = Plans(factors), Direction()
+
     @property
     def factors(self) -> tuple[Factor, ...]:
         """The factors, left to right: CSR arrays, `KroneckerFactor` or dense arrays; their arrays are read-only.
@@ -167,7 +175,7 @@ class Factorization:
     @property
     def shape(self) -> tuple[int, int]:
         """The shape (m, n) of the product."""
-        return int(self._factors[0].shape[0]), int(self._factors[-1].shape[1])
+        return self._shape
 
     @property
     def ndim(self) -> int:
@@ -177,7 +185,7 @@ class Factorization:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of every factor."""
-        return self._factors[0].dtype
+        return self._dtype
 
     @property
     def device(self) -> str:
@@ -439,10 +447,10 @@ class Factorization:
     def __matmul__(self, x: Any) -> Any:
         if isinstance(x, Factorization):
             return Factorization((*self._factors, *x._factors))
-        array = _as_operand(x, self.dtype)
+        array = _as_operand(x, self._dtype)
         if array is None:
             return NotImplemented
-        m, n = self.shape
+        m, n = self._shape
         if array.ndim not in (1, 2) or array.shape[0] != n:
             raise ShapeError(f"x has shape {array.shape}; F @ x with F {m}x{n} needs shape ({n},) or ({n}, k)")
         return self._apply(array)
@@ -686,16 +694,17 @@ class Factorization:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for slot, value in state.items():
             setattr(self, slot, value)
-        self._factors = _factors.as_factors(self._factors)
-        self._plans, self._direction = Plans(self._factors), Direction()
+        self._take(_factors.as_factors(self._factors))
 
 
 # plans hold locks, and what they keep is soon computed again
-_NOT_PICKLED = ("__weakref__", "_plans", "_direction")
+_NOT_PICKLED = ("__weakref__", "_plans", "_direction", "_dtype", "_shape")
 
 
 def _as_operand(x: Any, dtype: np.dtype[Any]) -> NDArray[Any] | None:
     """Return x as a dense array of the common type, or None when it is no array at all."""
+    if type(x) is np.ndarray and x.dtype == dtype:
+        return x
     array = x.toarray() if _factors.is_sparse(x) else _factors.as_array(x)
     if array.dtype == object:
         return None

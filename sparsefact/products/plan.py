@@ -303,6 +303,8 @@ class Plans:
         self._factors = factors
         self._lock = threading.Lock()
         self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        # the same plans by what is asked for exactly: found without the lock and without arithmetic
+        self._recent: dict[tuple[Any, ...], Plan] = {}
         self._nnz = sum(_factors.factor_nnz(f) for f in factors)
 
     def get(self, batch: int, dtype: np.dtype[Any], direction: Direction) -> Plan:
@@ -316,6 +318,10 @@ class Plans:
             Of the operand: the common type of the factors and what they multiply.
         direction : Direction
         """
+        asked = batch, dtype.char, direction.transposed, direction.conjugated
+        found = self._recent.get(asked)
+        if found is not None:
+            return found
         if batch < 0:
             raise ArgumentError(f"batch is {batch}; the number of columns of an operand is at least zero")
         bucket = batch if batch <= 2 else 1 << (batch - 1).bit_length()
@@ -327,8 +333,12 @@ class Plans:
                 plan = self._plans[key] = choose(self._factors, batch, dtype, direction, small=small)
                 if len(self._plans) > _KEPT:
                     self._plans.popitem(last=False)
+                    self._recent = {}
             else:
                 self._plans.move_to_end(key)
+            if len(self._recent) >= _KEPT:
+                self._recent = {}
+            self._recent[asked] = plan
         return plan
 
 

@@ -17,6 +17,7 @@ from sparsefact.backends.cpu import (
     kronecker,
     low_rank,
     masked_lsq,
+    mirror,
     sampled,
     select,
     sweep,
@@ -88,6 +89,10 @@ class CpuBackend:
     ) -> tuple[list[NDArray[Any]], NDArray[Any], NDArray[np.float64], np.float64]:
         """Peel factors off a stack of matrices from the left, by truncated SVDs of interleaved blocks."""
         return sweep.sweep(x, levels)
+
+    def mirrored(self, x: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the transposes of a stack of matrices, their rows and columns taken in another order first."""
+        return mirror.mirrored(x, rows, columns)
 
     def admm_update(self, b: NDArray[Any], t: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""

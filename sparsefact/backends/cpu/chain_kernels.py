@@ -22,7 +22,7 @@ from sparsefact.backends.cpu.lane_code import (
     prefetch,
 )
 
-__all__ = ["kron_in_tile", "kron_tiles", "kron_vectors", "load_tile", "store_tile"]
+__all__ = ["kron_tiles", "kron_vectors", "load_tile", "store_tile"]
 
 _factor_2x2, _factor_2x4, _factor_2x8 = (factor(2, c) for c in (2, 4, 8))
 _factor_4x2, _factor_4x4, _factor_4x8 = (factor(4, c) for c in (2, 4, 8))
@@ -98,235 +98,157 @@ def _stage(
                 w_at += c * row
 
 
-@jit(inline=True)
-def _pass(
-    dst: Any,
-    dst_at: int,
-    dst_row: int,
-    dst_chunk: int,
-    dst_plane: int,
-    src: Any,
-    src_at: int,
-    src_row: int,
-    src_chunk: int,
-    src_plane: int,
-    w: Any,
-    planes: int,
-    stages: Any,
-    header: Any,
-    lines: int,
-    lanes: int,
-    inner: Any,
-    half: int,
-    far_in: bool,
-    far_out: bool,
-) -> None:
-    """Apply some factors to every independent set of rows of a tile, in the first-level cache.
-
-    `header` holds the range of the stages, where their values begin and how many a set has, and (A, P, Q, D): set
-    (i, q) takes the rows ``(i Q + j) D + q`` to the rows ``(i P + j) D + q``. What is far, in memory rather than in the
-    tile, is asked for one set ahead: rows lie pages apart there, and no hardware foresees them.
-    """
-    first, last, w_at, size = header[0], header[1], header[2], header[3]
-    count, high, wide, gap = header[4], header[5], header[6], header[7]
-    chunk = planes * lanes
-    for i in range(count):
-        for q in range(gap):
-            for line in range(lines):
-                at = src_at + (i * wide * gap + q) * src_row + line * src_chunk
-                to = dst_at + (i * high * gap + q) * dst_row + line * dst_chunk
-                if far_in:
-                    after = at + src_chunk if line + 1 < lines else src_at + (i * wide * gap + q + 1) * src_row
-                    if line + 1 == lines and q + 1 == gap:
-                        after = src_at + (i + 1) * wide * gap * src_row
-                    if line + 1 < lines or q + 1 < gap or i + 1 < count:
-                        for j in range(wide):
-                            prefetch(src, after + j * gap * src_row, False)
-                if far_out:
-                    for j in range(high):
-                        prefetch(dst, to + j * gap * dst_row, True)
-                k = w_at
-                where, where_at, where_row, where_plane = src, at, gap * src_row, src_plane
-                for s in range(first, last):
-                    a, b, c, d = stages[s, 0], stages[s, 1], stages[s, 2], stages[s, 3]
-                    if s + 1 < last:
-                        out, out_at, out_row, out_plane = inner, ((s - first) % 2) * half, chunk, lanes
-                    else:
-                        out, out_at, out_row, out_plane = dst, to, gap * dst_row, dst_plane
-                    _stage(
-                        out,
-                        out_at,
-                        out_row,
-                        out_plane,
-                        where,
-                        where_at,
-                        where_row,
-                        where_plane,
-                        w,
-                        k,
-                        planes,
-                        a,
-                        b,
-                        c,
-                        d,
-                    )
-                    k += a * b * c * d * planes
-                    where, where_at, where_row, where_plane = out, out_at, out_row, out_plane
-            w_at += size
-
-
 @jit()
 def load_tile(
-    t: Any,
-    x: Any,
-    rows: Any,
-    layout: Any,
-    start: int,
-    width: int,
-    lines: int,
-    planes: int,
+    t: Any, x: Any, rows: Any, layout: Any, start: int, width: int, t_row: int, t_line: int, planes: int
 ) -> None:
     """Copy columns ``start .. start + width`` of a matrix to a tile, through ``rows`` (where to take each from) if any.
 
     `layout` is (count of rows, row, column, split): number n of plane k in row r of the matrix is
-    ``x[r * row + (n >> split) * column + (n & split) + k]``.
+    ``x[r * row + (n >> split) * column + (n & split) + k]``. In the tile rows lie `t_row` apart, lines `t_line`.
     """
     count, row, column, split = layout
     lanes = LINE // t.itemsize
-    pitch = lines * planes * lanes
-    source, tile = pointer(x), pointer(t)
     if column == planes and split == 0:
+        full, chunk = width // lanes, planes * lanes
+        source, tile = pointer(x), pointer(t)
         for r in range(count):
-            at = (rows[r] if rows.size else r) * row
             if r + _AHEAD < count:
                 after = (rows[r + _AHEAD] if rows.size else r + _AHEAD) * row + start * planes
                 for n in range(0, width * planes, lanes):
                     prefetch(source, after + n, False)
-            for line in range((width + lanes - 1) // lanes):
-                n = start + line * lanes
-                size = min(lanes, start + width - n)
-                to = r * pitch + line * planes * lanes
-                base = at + n * planes
-                if size < lanes:
-                    for lane in range(size):
-                        for k in range(planes):
-                            t[to + k * lanes + lane] = x[base + planes * lane + k]
-                elif planes == 1:
-                    _copy(tile, to, source, base)
+            at, to = (rows[r] if rows.size else r) * row + start * planes, r * t_row
+            for line in range(full):
+                if planes == 1:
+                    _copy(tile, to + line * t_line, source, at + line * chunk, lanes)
                 else:
-                    _split(tile, to, source, base)
+                    _split(tile, to + line * t_line, source, at + line * chunk, lanes)
+            for lane in range(width - full * lanes):
+                for k in range(planes):
+                    t[to + full * t_line + k * lanes + lane] = x[at + full * chunk + planes * lane + k]
         return
     # neighbouring rows lie together: a block of them fills whole cache lines on both sides
     for r0 in range(0, count, 16):
         r1 = min(r0 + 16, count)
         for n in range(width):
             base = ((start + n) >> split) * column + ((start + n) & split)
-            to = (n // lanes) * planes * lanes + n % lanes
+            to = (n // lanes) * t_line + n % lanes
             for r in range(r0, r1):
                 at = base + (rows[r] if rows.size else r) * row
                 for k in range(planes):
-                    t[to + r * pitch + k * lanes] = x[at + k]
+                    t[to + r * t_row + k * lanes] = x[at + k]
 
 
 @jit()
-def store_tile(y: Any, t: Any, layout: Any, start: int, width: int, lines: int, planes: int) -> None:
-    """Copy a tile to columns of a matrix; numbers lie there as in `load_tile`."""
+def store_tile(
+    y: Any, t: Any, t_at: int, layout: Any, start: int, width: int, t_row: int, t_line: int, planes: int
+) -> None:
+    """Copy a tile that begins at `t_at` to columns of a matrix; numbers lie there as in `load_tile`."""
     count, row, column, split = layout
     lanes = LINE // t.itemsize
-    pitch = lines * planes * lanes
-    sink, tile = pointer(y), pointer(t)
     if column == planes and split == 0:
+        full, chunk = width // lanes, planes * lanes
+        sink, tile = pointer(y), pointer(t)
         for r in range(count):
             if r + _AHEAD < count:
                 for n in range(0, width * planes, lanes):
                     prefetch(sink, (r + _AHEAD) * row + start * planes + n, True)
-            for line in range((width + lanes - 1) // lanes):
-                n = start + line * lanes
-                size = min(lanes, start + width - n)
-                at = r * pitch + line * planes * lanes
-                base = r * row + n * planes
-                if size < lanes:
-                    for lane in range(size):
-                        for k in range(planes):
-                            y[base + planes * lane + k] = t[at + k * lanes + lane]
-                elif planes == 1:
-                    _copy(sink, base, tile, at)
+            at, to = t_at + r * t_row, r * row + start * planes
+            for line in range(full):
+                if planes == 1:
+                    _copy(sink, to + line * chunk, tile, at + line * t_line, lanes)
                 else:
-                    _join(sink, base, tile, at)
+                    _join(sink, to + line * chunk, tile, at + line * t_line, lanes)
+            for lane in range(width - full * lanes):
+                for k in range(planes):
+                    y[to + full * chunk + planes * lane + k] = t[at + full * t_line + k * lanes + lane]
         return
     for r0 in range(0, count, 16):
         r1 = min(r0 + 16, count)
         for n in range(width):
             base = ((start + n) >> split) * column + ((start + n) & split)
-            at = (n // lanes) * planes * lanes + n % lanes
+            at = t_at + (n // lanes) * t_line + n % lanes
             for r in range(r0, r1):
                 for k in range(planes):
-                    y[base + r * row + k] = t[at + r * pitch + k * lanes]
-
-
-@jit()
-def kron_in_tile(
-    t: Any, current: int, half: int, w: Any, stages: Any, passes: Any, lines: int, planes: int, inner: Any
-) -> int:
-    """Apply a chain of Kronecker-sparse factors to the tile in one half of `t`; return the half that has the result."""
-    lanes = LINE // t.itemsize
-    chunk = planes * lanes
-    pitch = lines * chunk
-    tile, flat, values = pointer(t), pointer(inner), pointer(w)
-    for p in range(passes.shape[0]):
-        target = current
-        if passes[p, 5] != passes[p, 6] or passes[p, 1] - passes[p, 0] < 2:
-            target = 1 - current
-        _pass(
-            tile, target * half, pitch, chunk, lanes, tile, current * half, pitch, chunk, lanes,
-            values, planes, stages, passes[p], lines, lanes, flat, inner.size // 2, False, False,
-        )  # fmt: skip
-        current = target
-    return current
+                    y[base + r * row + k] = t[at + r * t_row + k * lanes]
 
 
 @jit()
 def kron_tiles(
     x: Any, y: Any, w: Any, stages: Any, passes: Any, rows: Any, x_layout: Any, y_layout: Any,
-    start: int, stop: int, lines: int, planes: int, t: Any, inner: Any,
-) -> None:  # fmt: skip
+    start: int, stop: int, lines: int, planes: int,
+    t: Any, half: int, t_row: int, t_line: int, inner: Any, current: int, load: bool, store: bool, straight: bool,
+) -> int:  # fmt: skip
     """Apply a chain of Kronecker-sparse factors to columns ``start .. stop`` of a matrix, tile by tile.
 
-    Layouts are those of `load_tile`.
+    Layouts are those of `load_tile`. Without `load` the columns, one tile of them, are in half `current` of `t`
+    already; without `store` they are left there. The half that has the result is returned. With `straight` whole lines
+    of real numbers are read and written where they lie.
+
+    A pass applies some factors to every independent set of rows, in the first-level cache. Its header holds the range
+    of its stages, where their values begin and how many a set has, and (A, P, Q, D): set (i, q) takes the rows
+    ``(i Q + j) D + q`` to the rows ``(i P + j) D + q``. What is read and written where it lies is asked for ahead:
+    rows lie pages apart there, and no hardware foresees them.
     """
     lanes = LINE // t.itemsize
-    chunk, half = planes * lanes, t.size // 2
     source, sink, tile, flat, values = pointer(x), pointer(y), pointer(t), pointer(inner), pointer(w)
-    x_row, x_column, y_row, y_column = x_layout[1], x_layout[2], y_layout[1], y_layout[2]
+    room, x_row, y_row = inner.size // 2, x_layout[1], y_layout[1]
     last = passes.shape[0] - 1
     for n in range(start, stop, lines * lanes):
         width = min(lines * lanes, stop - n)
         filled = (width + lanes - 1) // lanes
-        # whole lines of real numbers need no copy
-        straight = planes == 1 and width % lanes == 0
-        direct_in, direct_out = straight and x_column == 1 and rows.size == 0, straight and y_column == 1
-        if not direct_in:
-            load_tile(t, x, rows, x_layout, n, width, lines, planes)
-        current = 0
+        whole = straight and planes == 1 and width % lanes == 0
+        from_x = load and whole and x_layout[2] == 1 and rows.size == 0
+        to_y = store and whole and y_layout[2] == 1
+        if load:
+            current = 0
+            if not from_x:
+                load_tile(t, x, rows, x_layout, n, width, t_row, t_line, planes)
         for p in range(last + 1):
-            if p == 0 and direct_in:
-                src, src_at, src_row, src_chunk = source, n, x_row, lanes
-            else:
-                src, src_at, src_row, src_chunk = tile, current * half, lines * chunk, chunk
-            moved = passes[p, 5] != passes[p, 6] or passes[p, 1] - passes[p, 0] < 2
-            if p == last and direct_out:
-                dst, dst_at, dst_row, dst_chunk = sink, n, y_row, lanes
-            else:
-                current = 1 - current if moved else current
-                dst, dst_at, dst_row, dst_chunk = tile, current * half, lines * chunk, chunk
-            _pass(
-                dst, dst_at, dst_row, dst_chunk, lanes, src, src_at, src_row, src_chunk, lanes,
-                values, planes, stages, passes[p], filled, lanes, flat, inner.size // 2,
-                p == 0 and direct_in, p == last and direct_out,
-            )  # fmt: skip
-        if not direct_out:
-            at = current * half
-            store_tile(y, t[at : at + half], y_layout, n, width, lines, planes)
+            first, end, w_at, size = passes[p, 0], passes[p, 1], passes[p, 2], passes[p, 3]
+            count, high, wide, gap = passes[p, 4], passes[p, 5], passes[p, 6], passes[p, 7]
+            far_in, far_out = p == 0 and from_x, p == last and to_y
+            # sets of one stage, or of another size on the other side, would overwrite what they still need
+            target = 1 - current if high != wide or end - first < 2 else current
+            for i in range(count):
+                for q in range(gap):
+                    take, put = i * wide * gap + q, i * high * gap + q
+                    for line in range(filled):
+                        if far_in:
+                            where, where_at, where_row = source, take * x_row + n + line * lanes, gap * x_row
+                            after = where_at + lanes
+                            if line + 1 == filled:
+                                after = (take + 1 if q + 1 < gap else (i + 1) * wide * gap) * x_row + n
+                            if line + 1 < filled or q + 1 < gap or i + 1 < count:
+                                for j in range(wide):
+                                    prefetch(source, after + j * where_row, False)
+                        else:
+                            where, where_at = tile, current * half + take * t_row + line * t_line
+                            where_row = gap * t_row
+                        if far_out:
+                            sink_at, sink_row = put * y_row + n + line * lanes, gap * y_row
+                            for j in range(high):
+                                prefetch(sink, sink_at + j * sink_row, True)
+                        else:
+                            sink_at, sink_row = target * half + put * t_row + line * t_line, gap * t_row
+                        k = w_at
+                        for s in range(first, end):
+                            a, b, c, d = stages[s, 0], stages[s, 1], stages[s, 2], stages[s, 3]
+                            if s + 1 < end:
+                                out, out_at, out_row = flat, ((s - first) % 2) * room, planes * lanes
+                            else:
+                                out, out_at, out_row = sink if far_out else tile, sink_at, sink_row
+                            _stage(
+                                out, out_at, out_row, lanes, where, where_at, where_row, lanes,
+                                values, k, planes, a, b, c, d,
+                            )  # fmt: skip
+                            k += a * b * c * d * planes
+                            where, where_at, where_row = out, out_at, out_row
+                    w_at += size
+            current = target
+        if store and not to_y:
+            store_tile(y, t, current * half, y_layout, n, width, t_row, t_line, planes)
+    return current
 
 
 @jit()
@@ -343,19 +265,24 @@ def kron_vectors(
     high, y_row, y_column, y_split = y_layout
     plane = t.size // (2 * planes)
     half = planes * plane
-    tile, values = pointer(t), pointer(w)
+    tile, values, source, sink, order = pointer(t), pointer(w), pointer(x), pointer(y), pointer(rows)
     for n in range(start, stop):
         base = (n >> x_split) * x_column + (n & x_split)
-        for k in range(planes):
-            if rows.size:
-                for r in range(height):
-                    t[k * plane + r] = x[base + rows[r] * x_row + k]
-            elif x_row == 1:
-                for r in range(height):
-                    t[k * plane + r] = x[base + r + k]
-            else:
-                for r in range(height):
-                    t[k * plane + r] = x[base + r * x_row + k]
+        if rows.size:
+            for r in range(height):
+                at = base + order[r] * x_row
+                for k in range(planes):
+                    tile[k * plane + r] = source[at + k]
+        else:
+            done = height // line if x_row == planes else 0
+            for r in range(0, done * line, line):
+                if planes == 1:
+                    _copy(tile, r, source, base + r, plane)
+                else:
+                    _split(tile, r, source, base + r * planes, plane)
+            for r in range(done * line, height):
+                for k in range(planes):
+                    tile[k * plane + r] = source[base + r * x_row + k]
         current = 0
         for s in range(stages.shape[0]):
             a, b, c, d = stages[s, 0], stages[s, 1], stages[s, 2], stages[s, 3]
@@ -401,10 +328,12 @@ def kron_vectors(
             current = 1 - current
         base = (n >> y_split) * y_column + (n & y_split)
         at = current * half
-        for k in range(planes):
-            if y_row == 1:
-                for r in range(high):
-                    y[base + r + k] = t[at + k * plane + r]
+        done = high // line if y_row == planes else 0
+        for r in range(0, done * line, line):
+            if planes == 1:
+                _copy(sink, base + r, tile, at + r, plane)
             else:
-                for r in range(high):
-                    y[base + r * y_row + k] = t[at + k * plane + r]
+                _join(sink, base + r * planes, tile, at + r, plane)
+        for r in range(done * line, high):
+            for k in range(planes):
+                sink[base + r * y_row + k] = tile[at + k * plane + r]

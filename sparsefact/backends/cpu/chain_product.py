@@ -30,7 +30,11 @@ _FIRST_LEVEL = 24 << 10
 # Bytes of one half of a tile. CSR factors jump about in it and need the second-level cache; passes of Kronecker-sparse
 # factors read it in order, and gain more from longer rows in memory than they lose to the third level.
 _TILE, _WIDE_TILE = 256 << 10, 4 << 20
-_MOST_LINES = 8
+# Bytes of a tile's rows at most: streams of this length are read and written at the speed of memory.
+_LONGEST_ROW = 512
+# Bytes of an operand whose rows are read where they lie. Beyond, rows that lie a power of two apart evict each other
+# from the second-level cache before they are used, and copying them in order is cheaper.
+_STRAIGHT = 4 << 20
 # Multiply-adds, one by one, that are worth a thread: about 0.1 ms.
 _GRAIN = 1 << 18
 # Bytes of scratch that a thread keeps.
@@ -95,8 +99,10 @@ class PreparedChain:
         self.shape, self.dtype = shape, dtype
         self._parts, self._rows, self._vectors = parts, rows, vectors
         self._planes, self._real = _planes(dtype), np.empty(0, dtype).real.dtype
-        alone = len(parts) == 1 and isinstance(parts[0], _VectorRun) and rows.size == 0
+        alone = len(parts) == 1 and isinstance(parts[0], _VectorRun) and 0 not in shape
         self._single: _VectorRun | None = parts[0] if alone else None
+        self._source = rows.size or shape[1], self._planes, self._planes, 0
+        self._sink = shape[0], self._planes, self._planes, 0
         self._work = sum(part.data.size if isinstance(part, _Sparse) else part.work for part in parts)
         self.nbytes = rows.nbytes + sum(
             part.values.nbytes if isinstance(part, _VectorRun) else part.tile_values.nbytes
@@ -116,7 +122,7 @@ class PreparedChain:
             Whether the memory of the result runs along its rows' index first (Fortran order), as suits ``x @ F``.
         """
         high, batch = self.shape[0], x.shape[1]
-        if batch == 1 and self._single is not None and x.dtype == self.dtype and x.flags.c_contiguous and x.size:
+        if batch == 1 and self._single is not None and x.dtype == self.dtype and x.flags.c_contiguous:
             return self._one_vector(x, self._single)
         out = np.empty((batch, high), x.dtype).T if rows_first else np.empty((high, batch), x.dtype)
         if out.size == 0:
@@ -137,9 +143,11 @@ class PreparedChain:
         out = np.empty((self.shape[0], 1), x.dtype)
         planes, real = self._planes, self._real
         t, _ = _scratch.take(real, 2 * planes * run.tallest)
-        source, sink = (x.shape[0], planes, planes, 0), (out.shape[0], planes, planes, 0)
-        flat_x, flat_y = x.reshape(-1).view(real), out.reshape(-1).view(real)
-        kernels.kron_vectors(flat_x, flat_y, run.values, run.stages, _NO_ROWS, source, sink, 0, 1, planes, t)
+        flat_x, flat_y = x.reshape(-1), out.reshape(-1)
+        if planes == 2:
+            flat_x, flat_y = flat_x.view(real), flat_y.view(real)
+        ends = self._source, self._sink
+        kernels.kron_vectors(flat_x, flat_y, run.values, run.stages, self._rows, *ends, 0, 1, planes, t)
         return out
 
     def _by_vectors(self, x: NDArray[Any], out: NDArray[Any]) -> None:
@@ -180,34 +188,45 @@ class PreparedChain:
         tallest = max(*self.shape, self._rows.size, *(_height(part) for part in self._parts))
         line = tallest * planes * LINE
         tile = _WIDE_TILE if len(runs) == len(self._parts) else _TILE
-        lines = max(1, min(_MOST_LINES, tile // line, -(-columns // (lanes * thread_count()))))
+        each = self._work * planes**2 // 8
+        threads = thread_count() if columns * each >= 2 * _GRAIN else 1
+        lines = max(1, min(_LONGEST_ROW // (planes * LINE), tile // line, -(-columns // (lanes * threads))))
         deepest = max((run.deepest for run in runs), default=0)
         only = runs[0] if len(runs) == len(self._parts) else None
+        straight = x.nbytes <= _STRAIGHT
+
+        chunk = planes * lanes
+        if only is None:  # a row of a CSR factor's product is made line after line
+            t_row, t_line, half = chunk * lines, chunk, tallest * chunk * lines
+        else:  # rows of a set lie one line apart, the same rows of the next line not at the same place of a page
+            t_row, t_line = chunk, (tallest + 1) * chunk
+            half = t_line * lines
 
         def work(start: int, stop: int) -> None:
-            half = tallest * planes * lanes * lines
             t, inner = _scratch.take(real, 2 * half, 2 * deepest * planes * lanes)
+            layouts = self._rows, source, sink
             if only is not None:
                 kernels.kron_tiles(
-                    flat_x, flat_y, only.tile_values, only.tile_stages, only.passes, self._rows, source, sink,
-                    start, stop, lines, planes, t, inner,
+                    flat_x, flat_y, only.tile_values, only.tile_stages, only.passes, *layouts,
+                    start, stop, lines, planes, t, half, t_row, t_line, inner, 0, True, True, straight,
                 )  # fmt: skip
                 return
             for first in range(start, stop, lines * lanes):
-                width = min(lines * lanes, stop - first)
-                kernels.load_tile(t, flat_x, self._rows, source, first, width, lines, planes)
+                end = min(first + lines * lanes, stop)
+                kernels.load_tile(t, flat_x, self._rows, source, first, end - first, t_row, t_line, planes)
                 current = 0
                 for part in self._parts:
                     if isinstance(part, _Sparse):
                         csr_kernels.csr_tile(t, current, half, part.data, part.indices, part.indptr, lines, planes)
                         current = 1 - current
                     else:
-                        current = kernels.kron_in_tile(
-                            t, current, half, part.tile_values, part.tile_stages, part.passes, lines, planes, inner
-                        )
-                kernels.store_tile(flat_y, t[current * half :], sink, first, width, lines, planes)
+                        current = kernels.kron_tiles(
+                            flat_x, flat_y, part.tile_values, part.tile_stages, part.passes, *layouts,
+                            first, end, lines, planes, t, half, t_row, t_line, inner, current, False, False, False,
+                        )  # fmt: skip
+                kernels.store_tile(flat_y, t, current * half, sink, first, end - first, t_row, t_line, planes)
 
-        _share(work, columns, self._work * planes**2 // 8, align=lanes * lines)
+        _share(work, columns, each, align=lanes * lines)
 
     def _columns(self, x: NDArray[Any], out: NDArray[Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """Return how many columns the kernels see, and where they lie in the memory of `x` and of `out`."""
@@ -360,9 +379,11 @@ def _tile_run(factors: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> _Kroneck
         else:
             groups.append([values])
     stages: list[tuple[int, ...]] = []
-    passes, blocks, at = [], [], 0
+    passes, blocks, at, deepest = [], [], 0, 1
     for group in groups:
         count, gap = math.gcd(*(v.shape[0] for v in group)), math.gcd(*(v.shape[3] for v in group))
+        # small sets side by side: what is done once per set is done less often
+        gap //= _largest_divisor(gap, most // _set_rows(group))
         first = len(stages)
         local = []
         for values in group:
@@ -376,19 +397,28 @@ def _tile_run(factors: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> _Kroneck
         passes.append((first, len(stages), at, size, count, high // (count * gap), wide // (count * gap), gap))
         blocks.append(block.reshape(-1))
         at += block.size * planes
+        deepest = max(deepest, _tallest(group) // (count * gap))
     return _KroneckerRun(
         np.concatenate(blocks),
         np.array(stages, dtype=np.int64),
         np.array(passes, dtype=np.int64),
-        max(max(_rows_of(v)) for v in factors),
-        max(_set_rows(group) for group in groups),
+        _tallest(factors),
+        deepest,
         sum(v.size for v in factors),
     )
 
 
+def _tallest(group: Sequence[NDArray[Any]]) -> int:
+    return max(max(_rows_of(v)) for v in group)
+
+
 def _set_rows(group: Sequence[NDArray[Any]]) -> int:
     sets = math.gcd(*(v.shape[0] for v in group)) * math.gcd(*(v.shape[3] for v in group))
-    return max(max(_rows_of(v)) for v in group) // max(sets, 1)
+    return _tallest(group) // sets
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next((n for n in range(min(number, limit), 1, -1) if number % n == 0), 1)
 
 
 def _vector_run(factors: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> _VectorRun:

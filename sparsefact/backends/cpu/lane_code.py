@@ -354,15 +354,21 @@ sparse_dot: Any = intrinsic(_sparse_dot)
 
 
 def move_line(planes: int, to_planes: bool) -> Any:
-    """Write the kernel that copies a line of numbers; complex ones go to two planes, or come from them."""
+    """Write the kernel that copies a line of numbers; complex ones go to two planes, or come from them.
 
-    def move(typingctx: Any, dst: Any, dst_at: Any, src: Any, src_at: Any) -> Any:
+    The planes begin `plane` apart.
+    """
+
+    def move(typingctx: Any, dst: Any, dst_at: Any, src: Any, src_at: Any, plane: Any) -> Any:
         width = LINE // (dst.dtype.bitwidth // 8)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            dst_pointer, to, src_pointer, at = args
+            dst_pointer, to, src_pointer, at, plane = args
             v = _Vectors(builder, dst.dtype, width, planes)
-            found = [v.load(src_pointer, builder.add(at, _int(k * width))) for k in range(planes)]
+            apart = [builder.mul(plane, _int(k)) for k in range(planes)]
+            together = [_int(k * width) for k in range(planes)]
+            steps = together if to_planes else apart
+            found = [v.load(src_pointer, builder.add(at, steps[k])) for k in range(planes)]
             if planes == 2:
                 index = ir.IntType(32)
                 if to_planes:
@@ -371,11 +377,12 @@ def move_line(planes: int, to_planes: bool) -> Any:
                     orders = [[n // 2 + n % 2 * width + k * width // 2 for n in range(width)] for k in range(2)]
                 masks = [ir.Constant(ir.VectorType(index, width), [index(n) for n in order]) for order in orders]
                 found = [builder.shuffle_vector(*found, mask) for mask in masks]
+            steps = apart if to_planes else together
             for k, part in enumerate(found):
-                v.store(part, dst_pointer, builder.add(to, _int(k * width)))
+                v.store(part, dst_pointer, builder.add(to, steps[k]))
             return context.get_dummy_value()
 
-        return types.void(dst, types.int64, src, types.int64), codegen
+        return types.void(dst, types.int64, src, types.int64, types.int64), codegen
 
     return intrinsic(move)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.cpu.sweep_kernels import LANES, sweep_low, sweep_pairs
 from sparsefact.backends.cpu.threads import over_ranges
 
-__all__ = ["CHUNK", "Level", "lies_across", "run_panels"]
+__all__ = ["CHUNK", "Level", "lies_across", "memory_of", "run_panels"]
 
 Level: TypeAlias = tuple[int, int, int, int]
 """One level of a sweep: rows of a block, intervals, vectors kept, residues."""
@@ -62,7 +62,7 @@ def run_panels(
     real = np.empty(0, stack.dtype).real.dtype
     # complex numbers have a second plane
     twin = 1 if stack.dtype.kind == "c" else None
-    memory, offset, strides = _memory(stack)
+    memory, offset, strides = memory_of(stack, real)
     entries, _, apart, width = stack.shape
     pairs = units is None and all(level[0] == 2 and level[2] == 1 for level in levels)
     across = min(stack.shape[2:]) > 1 and abs(stack.strides[2]) < abs(stack.strides[3])
@@ -90,26 +90,28 @@ def run_panels(
 
 
 class _Reach:
-    """The memory between the first and the last entry of an array, as one row of real numbers.
+    """The memory between the first and the last entry of an array, as one row of numbers.
 
     It is only read, and announced as writable so that read-only input needs no kernel of its own.
     """
 
-    def __init__(self, owner: NDArray[Any], address: int, length: int, real: np.dtype[Any]) -> None:
+    def __init__(self, owner: NDArray[Any], address: int, length: int, kind: np.dtype[Any]) -> None:
         self.owner = owner
-        self.__array_interface__ = {"version": 3, "shape": (length,), "typestr": real.str, "data": (address, False)}
+        self.__array_interface__ = {"version": 3, "shape": (length,), "typestr": kind.str, "data": (address, False)}
 
 
-def _memory(x: NDArray[Any]) -> tuple[NDArray[Any], int, tuple[int, ...]]:
-    """Return an array's memory as real numbers, the place of its first entry there and its strides."""
-    real = np.empty(0, x.dtype).real.dtype
-    unit = real.itemsize
+def memory_of(x: NDArray[Any], kind: np.dtype[Any]) -> tuple[NDArray[Any], int, tuple[int, ...]]:
+    """Return an array's memory as numbers of a kind, the place of its first entry there and its strides.
+
+    The kind is the array's own type or the real one of its precision.
+    """
+    unit = kind.itemsize
     if not x.flags.aligned or any(stride % unit for stride in x.strides):
         x = np.ascontiguousarray(x)
     if not x.size:
-        return np.empty(0, real), 0, (0,) * x.ndim
+        return np.empty(0, kind), 0, (0,) * x.ndim
     reach = [(n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)]
     before = -sum(step for step in reach if step < 0)
     length = (before + sum(step for step in reach if step > 0) + x.itemsize) // unit
     address = x.__array_interface__["data"][0] - before
-    return np.asarray(_Reach(x, address, length, real)), before // unit, tuple(stride // unit for stride in x.strides)
+    return np.asarray(_Reach(x, address, length, kind)), before // unit, tuple(stride // unit for stride in x.strides)

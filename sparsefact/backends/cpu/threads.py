@@ -2,22 +2,60 @@
 
 Every item of a range is computed the same way in whichever range it falls, so results do not depend on the number of
 threads. The pool is made on first use, forgotten in a forked child, and belongs to no object, so it never travels.
+
+Futures would cost more than a small product: here a caller puts its ranges where workers find them, takes ranges
+itself until none is left, and waits for those that others took. A worker that wakes late finds nothing to do, and
+nobody waits for it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["over_ranges", "thread_count"]
 
 R = TypeVar("R")
 
 _lock = threading.Lock()
-_pool: tuple[int, ThreadPoolExecutor] | None = None
+_jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+_workers = 0
+
+
+class _Job:
+    """The ranges of one call, and what came of them."""
+
+    def __init__(self, work: Callable[[int, int], Any], ranges: list[tuple[int, int]]) -> None:
+        self.results: list[Any] = [None] * len(ranges)
+        self.failure: BaseException | None = None
+        self._work = work
+        self._left = deque(enumerate(ranges))
+        self._count = itertools.count(1)
+        self._finished = threading.Lock()
+        self._finished.acquire()
+
+    def take_part(self) -> None:
+        """Run ranges until none is left."""
+        while self._left:
+            try:
+                place, (start, stop) = self._left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                self.results[place] = self._work(start, stop)
+            except BaseException as failure:  # the caller gets it, not the worker
+                self.failure = failure
+            if next(self._count) == len(self.results):
+                self._finished.release()
+
+    def wait(self) -> None:
+        """Return when every range has been run."""
+        self._finished.acquire()
 
 
 def thread_count() -> int:
@@ -58,25 +96,38 @@ def over_ranges(work: Callable[[int, int], R], length: int, *, grain: int = 1, a
     ranges = [(start, min(start + step, length)) for start in range(0, length, step)]
     if len(ranges) < 2:
         return [work(start, stop) for start, stop in ranges]
-    pool = _shared_pool(thread_count())
-    later = [pool.submit(work, start, stop) for start, stop in ranges[1:]]
-    first = work(*ranges[0])
-    return [first, *(future.result() for future in later)]
+    _hire(parts)
+    job = _Job(work, ranges)
+    for _ in ranges[1:]:
+        _jobs.put(job)
+    job.take_part()
+    job.wait()
+    if job.failure is not None:
+        raise job.failure
+    return job.results
 
 
-def _shared_pool(threads: int) -> ThreadPoolExecutor:
-    global _pool
-    with _lock:
-        if _pool is None or _pool[0] < threads:
-            if _pool is not None:
-                _pool[1].shutdown(wait=False)
-            _pool = threads, ThreadPoolExecutor(threads, thread_name_prefix="sparsefact")
-        return _pool[1]
+def _hire(count: int) -> None:
+    """Start workers until there are as many."""
+    global _workers
+    if _workers < count:
+        with _lock:
+            while _workers < count:
+                name = f"sparsefact_{_workers}"
+                threading.Thread(target=_serve, args=(_jobs,), name=name, daemon=True).start()
+                _workers += 1
+
+
+def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
+    while True:
+        job = jobs.get()
+        job.take_part()
+        del job  # or its arrays would live until the next one
 
 
 def _forget() -> None:
-    global _lock, _pool
-    _lock, _pool = threading.Lock(), None
+    global _lock, _jobs, _workers
+    _lock, _jobs, _workers = threading.Lock(), queue.SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -121,6 +121,10 @@ class CudaBackend:
         with self.active():
             return sweep.sweep(self.launcher, x, levels)
 
+    def mirrored(self, x: Any, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Any:
+        """Return the transposes of a stack of matrices, their rows and columns taken in another order first."""
+        return x.take(self.asarray(rows), axis=1).take(self.asarray(columns), axis=2).transpose(0, 2, 1)
+
     def admm_update(self, b: Any, t: Any, mask: Any) -> None:
         """Set ``t = b + where(mask, 0, t)`` in place."""
         with self.active():
