@@ -10,6 +10,8 @@ from pathlib import Path
 import matplotlib
 
 import sparsefact as sf
+from benchmarks.record import load
+from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
@@ -24,13 +26,23 @@ def butterfly_supports() -> matplotlib.figure.Figure:
     return figure
 
 
+def reproductions() -> dict[str, matplotlib.figure.Figure]:
+    """Return the picture of every reproduction, drawn from its result file."""
+    return {
+        study.__name__.rpartition(".")[2]: study.figure(
+            load(f"reproduce_{study.__name__.rpartition('.')[2]}")["results"]
+        )
+        for study in (block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit)
+    }
+
+
 def main() -> None:
     """Write every picture, with the same bytes each time."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "sparsefact"
     PICTURES.mkdir(exist_ok=True)
-    for make in (butterfly_supports,):
-        make().savefig(PICTURES / f"{make.__name__}.svg", metadata={"Date": None})
+    for name, figure in {"butterfly_supports": butterfly_supports(), **reproductions()}.items():
+        figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
