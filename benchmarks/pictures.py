@@ -12,6 +12,8 @@ from typing import Any
 import matplotlib
 
 import sparsefact as sf
+from benchmarks.record import load
+from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 RESULTS = Path(__file__).parent / "results"
@@ -81,13 +83,24 @@ def products_roofline() -> matplotlib.figure.Figure:
     return figure
 
 
+def reproductions() -> dict[str, matplotlib.figure.Figure]:
+    """Return the picture of every reproduction, drawn from its result file."""
+    return {
+        study.__name__.rpartition(".")[2]: study.figure(
+            load(f"reproduce_{study.__name__.rpartition('.')[2]}")["results"]
+        )
+        for study in (block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit)
+    }
+
+
 def main() -> None:
     """Write every picture, with the same bytes each time."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "sparsefact"
     PICTURES.mkdir(exist_ok=True)
-    for make in (butterfly_supports, products_roofline):
-        make().savefig(PICTURES / f"{make.__name__}.svg", metadata={"Date": None})
+    pictures = {make.__name__: make() for make in (butterfly_supports, products_roofline)} | reproductions()
+    for name, figure in pictures.items():
+        figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

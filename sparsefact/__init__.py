@@ -33,9 +33,24 @@ if TYPE_CHECKING:
     from sparsefact.factorizers.hierarchical import Hierarchical
     from sparsefact.factorizers.palm import PALM
     from sparsefact.factorizers.probe_landscape import LandscapeProbe, probe_landscape
+    from sparsefact.factorizers.single import Single
     from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
+    from sparsefact.minimizers.acdc import ACDC
     from sparsefact.minimizers.admm import ADMM
+    from sparsefact.minimizers.conjugate_gradient import ConjugateGradient
+    from sparsefact.minimizers.deep_weight_factorization import DeepWeightFactorization
+    from sparsefact.minimizers.gradient import Gradient
+    from sparsefact.minimizers.iht import IHT
+    from sparsefact.minimizers.matching_pursuit import MatchingPursuit
     from sparsefact.minimizers.minimize import Solution, minimize
+    from sparsefact.minimizers.powerpropagation import Powerpropagation
+    from sparsefact.minimizers.proximal_gradient import ProximalGradient
+    from sparsefact.minimizers.regularization_path import regularization_path
+    from sparsefact.minimizers.sequential_attention import SequentialAttention
+    from sparsefact.objectives.least_squares import LeastSquares
+    from sparsefact.objectives.logistic_regression import LogisticRegression
+    from sparsefact.objectives.perceptron import Perceptron
+    from sparsefact.objectives.protocol import Objective
     from sparsefact.objectives.quadratic import Quadratic
     from sparsefact.products.entries import Entries
     from sparsefact.products.factorization import Factorization
@@ -46,6 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ACDC": "sparsefact.minimizers.acdc",
     "ADMM": "sparsefact.minimizers.admm",
     "Alternating": "sparsefact.factorizers.alternating",
     "AlternatingLeastSquares": "sparsefact.factorizers.als",
@@ -53,19 +69,32 @@ _HOME = {
     "Certificate": "sparsefact.analysis.certificates",
     "Chain": "sparsefact.constraints.chain",
     "Closedness": "sparsefact.analysis.closedness",
+    "ConjugateGradient": "sparsefact.minimizers.conjugate_gradient",
     "CrossApproximation": "sparsefact.factorizers.cross",
+    "DeepWeightFactorization": "sparsefact.minimizers.deep_weight_factorization",
     "Dense": "sparsefact.constraints.dense",
     "DoubleSparse": "sparsefact.constraints.double_sparse",
     "Entries": "sparsefact.products.entries",
     "Factorization": "sparsefact.products.factorization",
+    "Gradient": "sparsefact.minimizers.gradient",
     "Hierarchical": "sparsefact.factorizers.hierarchical",
+    "IHT": "sparsefact.minimizers.iht",
     "KroneckerFactor": "sparsefact.products.factors",
     "KroneckerSupport": "sparsefact.constraints.kronecker_support",
     "Landscape": "sparsefact.analysis.landscape",
     "LandscapeProbe": "sparsefact.factorizers.probe_landscape",
+    "LeastSquares": "sparsefact.objectives.least_squares",
+    "LogisticRegression": "sparsefact.objectives.logistic_regression",
+    "MatchingPursuit": "sparsefact.minimizers.matching_pursuit",
     "NOfM": "sparsefact.constraints.n_of_m",
+    "Objective": "sparsefact.objectives.protocol",
     "PALM": "sparsefact.factorizers.palm",
+    "Perceptron": "sparsefact.objectives.perceptron",
+    "Powerpropagation": "sparsefact.minimizers.powerpropagation",
+    "ProximalGradient": "sparsefact.minimizers.proximal_gradient",
     "Quadratic": "sparsefact.objectives.quadratic",
+    "SequentialAttention": "sparsefact.minimizers.sequential_attention",
+    "Single": "sparsefact.factorizers.single",
     "Solution": "sparsefact.minimizers.minimize",
     "Status": "sparsefact.products.status",
     "SubmatrixSVD": "sparsefact.factorizers.submatrix_svd",
@@ -82,12 +111,15 @@ _HOME = {
     "minimize": "sparsefact.minimizers.minimize",
     "probe_closedness": "sparsefact.analysis.probe_closedness",
     "probe_landscape": "sparsefact.factorizers.probe_landscape",
+    "regularization_path": "sparsefact.minimizers.regularization_path",
     "relu_training_wellposed": "sparsefact.analysis.relu",
     "tractability": "sparsefact.analysis.tractability",
 }
 
 __all__ = [
+    "ACDC",
     "ADMM",
+    "IHT",
     "PALM",
     "Alternating",
     "AlternatingLeastSquares",
@@ -95,18 +127,30 @@ __all__ = [
     "Certificate",
     "Chain",
     "Closedness",
+    "ConjugateGradient",
     "CrossApproximation",
+    "DeepWeightFactorization",
     "Dense",
     "DoubleSparse",
     "Entries",
     "Factorization",
+    "Gradient",
     "Hierarchical",
     "KroneckerFactor",
     "KroneckerSupport",
     "Landscape",
     "LandscapeProbe",
+    "LeastSquares",
+    "LogisticRegression",
+    "MatchingPursuit",
     "NOfM",
+    "Objective",
+    "Perceptron",
+    "Powerpropagation",
+    "ProximalGradient",
     "Quadratic",
+    "SequentialAttention",
+    "Single",
     "Solution",
     "Status",
     "SubmatrixSVD",
@@ -124,6 +168,7 @@ __all__ = [
     "minimize",
     "probe_closedness",
     "probe_landscape",
+    "regularization_path",
     "relu_training_wellposed",
     "tractability",
     "transforms",

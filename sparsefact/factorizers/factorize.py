@@ -25,8 +25,8 @@ from sparsefact.factorizers.cross import CrossApproximation
 from sparsefact.factorizers.hierarchical import Hierarchical
 from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.factorizers.single import Single
 from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
-from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.minimize import check_solver
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
@@ -186,6 +186,8 @@ def _choose(
     """Return the solver for these constraints, and a sentence that says why."""
     if isinstance(constraints, DoubleSparse):
         return Alternating(), ""
+    if len(constraints) == 1:
+        return Single(), "Single was chosen, since there is one factor. "
     diagonal = gram is None or np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
     supports = [constraint for constraint in constraints if isinstance(constraint, KroneckerSupport)]
     if chain is None and len(supports) == len(constraints) > 2:
@@ -212,10 +214,13 @@ def _choose(
 
 def _check_solver(solver: Any, factors: int) -> None:
     check_solver(solver)
-    if isinstance(solver, ADMM):
-        raise ArgumentError(
-            f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
-        )
+    if type(solver).__module__.startswith("sparsefact.minimizers."):
+        use = "sparsefact.Single(solver)" if factors == 1 else "sparsefact.Alternating(inner=...)"
+        raise ArgumentError(f"solver={solver!r} finds one matrix, not a product; use it inside, as {use}")
+    if factors == 1 and not isinstance(solver, Single):
+        raise ArgumentError(f"solver={solver!r} takes two factors or more, and there is one; use sparsefact.Single()")
+    if factors != 1 and isinstance(solver, Single):
+        raise ArgumentError(f"solver={solver!r} finds one matrix, and there are {factors} constraints; pass one")
     if factors != 2 and isinstance(solver, _PAIRS):
         raise ArgumentError(f"solver={solver!r} takes two factors, and there are {factors}; use sparsefact.PALM()")
 
@@ -237,11 +242,8 @@ def _check_constraints(
                 f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
                 "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
             )
-    if len(each) < 2:
-        raise ArgumentError(
-            f"constraints holds {len(each)} constraints; one is needed for each of two or more factors, and for one "
-            "sparse matrix use constraint.project(A)"
-        )
+    if not each:
+        raise ArgumentError("constraints is empty; pass one constraint for each factor")
     shapes = _shapes(each, shape, inner)
     for constraint, expected in zip(each, shapes, strict=True):
         constraint.count(expected)

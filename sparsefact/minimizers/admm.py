@@ -32,7 +32,7 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
-from sparsefact.minimizers.refit import refit
+from sparsefact.minimizers.refit import quadratic_of, refit
 from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
 
@@ -128,7 +128,7 @@ class ADMM:
 
     def init(self, problem: MinimizeProblem, warm: ADMMState | None = None) -> ADMMState:
         """Scale the problem, and take the first point."""
-        objective, backend = problem.objective, problem.backend
+        objective, backend = quadratic_of(problem, "ADMM"), problem.backend
         state = ADMMState(objective, self.ridge, backend, overwrite=problem.expendable)
         first = self.rho_start if self.first_rho is None else self.first_rho
         if warm is not None:

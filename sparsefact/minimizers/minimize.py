@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
-from sparsefact.errors import ArgumentError, ShapeError
+from sparsefact.errors import ArgumentError
+from sparsefact.minimizers.adapted import Adapted, as_constraint
 from sparsefact.minimizers.admm import ADMM
+from sparsefact.minimizers.iht import IHT
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.protocol import Callback, MinimizeProblem, Progress, Solver
+from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
 
@@ -26,8 +30,8 @@ class Solution:
 
     Attributes
     ----------
-    value : array
-        The matrix, inside the constraint.
+    value : array, or dict of str to array
+        The matrix, inside the constraint; the named matrices, for an objective of several.
     objective : float
         The objective there.
     status : Status
@@ -44,11 +48,16 @@ class Solution:
     history: tuple[Progress, ...]
     certificate: Any
     seconds: float
+    explanation: str = ""
+
+    def explain(self) -> str:
+        """Say in sentences which solver ran, what it did, and how it ended."""
+        return f"{self.explanation} {self.status.value}".strip()
 
 
 def minimize(
-    objective: Quadratic,
-    constraint: Constraint,
+    objective: Any,
+    constraint: Any,
     solver: Solver | None = None,
     *,
     init: Any = None,
@@ -61,13 +70,15 @@ def minimize(
 
     Parameters
     ----------
-    objective : Quadratic
-        What is minimised; its arrays are not modified.
-    constraint : Constraint
-        Which entries may be nonzero.
+    objective : Quadratic, LeastSquares, LogisticRegression, Perceptron or Objective
+        What is minimised; its arrays are not modified. A least-squares problem of few features is solved as the
+        `Quadratic` that it is.
+    constraint : Constraint, or dict of str to Constraint
+        Which entries may be nonzero. For an objective of several matrices a dict names those that have a constraint,
+        and one `TopK` is a budget of all of them together.
     solver : Solver, optional
-        ``ADMM()`` unless given.
-    init : (p, n) array, optional
+        ``ADMM()`` for a quadratic, ``IHT(variant="htp", polish="swap")`` for every other objective, unless given.
+    init : (p, n) array, or dict of arrays, optional
         Where to start.
     device : str, optional
         Where to compute; None follows the arrays. NumPy arrays are moved there, and the value comes back as one.
@@ -85,7 +96,7 @@ def minimize(
     Raises
     ------
     NonFiniteError
-        If an array holds NaN or infinity.
+        If an array holds NaN or infinity, or the objective returns one; the sentence names the iteration.
     DeviceError
         If the device is not there or too small, or the arrays are not all in one place.
     ArgumentError, ShapeError, DtypeError
@@ -100,47 +111,113 @@ def minimize(
     array([[ 3.,  0.],
            [-4.,  0.]])
     """
-    if not isinstance(objective, Quadratic):
-        raise ArgumentError(f"objective is a {type(objective).__name__}; pass a sparsefact.Quadratic")
-    if not isinstance(constraint, Constraint):
+    if isinstance(objective, type) or not (hasattr(objective, "value_and_gradient") and _has_shape(objective)):
+        raise ArgumentError(
+            f"objective is {'the class' if isinstance(objective, type) else 'a'} {_type_name(objective)}; pass a "
+            "sparsefact.Quadratic, LeastSquares, LogisticRegression or Perceptron, or an object with a shape and a "
+            "method value_and_gradient"
+        )
+    if not isinstance(constraint, (Constraint, Mapping)):
         raise ArgumentError(
             f"constraint is a {type(constraint).__name__}; pass one such as sparsefact.TopK(density=0.1) or "
             "sparsefact.Support(mask)"
         )
-    solver = ADMM() if solver is None else solver
-    check_solver(solver)
     check_int("seed", seed, 0)
-    objective.validate()
-    constraint.count(objective.shape)
-    backend = get_backend(objective.gram, objective.cross, objective.right_gram, init, device=device)
+    if hasattr(objective, "validate"):
+        objective.validate()
+    arrays = tuple(getattr(objective, "arrays", ()))
+    given = list(init.values()) if isinstance(init, Mapping) else [init]
+    backend = get_backend(*arrays, *given, device=device)
     with backend.active():
-        local = _moved(objective, backend)
-        if init is not None:
-            init = backend.asarray(init)
-            check_dtype("init", init.dtype)
-            if init.shape != objective.shape:
-                raise ShapeError(
-                    f"init has shape {init.shape}, but the unknown has shape {objective.shape}; they must agree"
-                )
-            check_finite("init", init)
-        problem = MinimizeProblem(local, constraint, backend, init, seed)
+        local = objective.on(backend) if hasattr(objective, "on") else objective
+        quadratic = _as_quadratic(local)
+        if solver is None:
+            solver = _default(local) if quadratic is None else ADMM()
+        check_solver(solver)
+        adapted = Adapted(local, backend, _dtype_of(objective, given))
+        constraint = as_constraint(constraint, adapted.shapes)
+        if not isinstance(constraint, Constraint):
+            raise ArgumentError("constraint is a dict, but the objective has one matrix only; pass its constraint")
+        constraint.count(adapted.shape)
+        start = None if init is None else adapted.taken(_checked(init), "init")
+        problem = MinimizeProblem(adapted if quadratic is None else quadratic, constraint, backend, start, seed)
         finished = run(solver, problem, callback=callback, time_limit=time_limit)
         outcome = finished.outcome
-        reached = float(local.value(outcome.value))
+        reached = float(adapted.value(outcome.value))
+        value = adapted.given(outcome.value)
     # NumPy arrays that were moved come back
-    value = backend.to_host(outcome.value) if isinstance(objective.cross, np.ndarray) else outcome.value
-    return Solution(value, reached, outcome.status, finished.history, outcome.certificate, finished.seconds)
+    if not any(_on_device(array) for array in (*arrays, *given)):
+        value = _to_host(value, backend)
+    return Solution(
+        value,
+        reached,
+        outcome.status,
+        finished.history,
+        outcome.certificate,
+        finished.seconds,
+        f"{type(solver).__name__}: {outcome.explanation}" if outcome.explanation else f"{type(solver).__name__}.",
+    )
 
 
-def _moved(objective: Quadratic, backend: Backend) -> Quadratic:
-    """Return the objective with its arrays on the device of a backend."""
-    right_gram = None if objective.right_gram is None else backend.asarray(objective.right_gram)
-    return Quadratic(backend.asarray(objective.gram), backend.asarray(objective.cross), right_gram, objective.constant)
+def _default(objective: Any) -> IHT:
+    """Return the solver of an objective that is no quadratic; exchanges cost many fits without second derivatives."""
+    if hasattr(objective, "hessian"):
+        return IHT(variant="htp", polish="swap")
+    return IHT(variant="htp", polish="swap", steps=100, swaps=10, candidates=10)
+
+
+def _type_name(x: Any) -> str:
+    return x.__name__ if isinstance(x, type) else type(x).__name__
+
+
+def _has_shape(objective: Any) -> bool:
+    return getattr(objective, "shape", None) is not None or getattr(objective, "shapes", None) is not None
+
+
+def _as_quadratic(objective: Any) -> Quadratic | None:
+    """Return the quadratic that an objective is, where it is best treated as one."""
+    if isinstance(objective, LeastSquares) and objective.prefers_quadratic:
+        return objective.quadratic()
+    return objective if isinstance(objective, Quadratic) else None
+
+
+def _dtype_of(objective: Any, given: list[Any]) -> np.dtype[Any]:
+    """Return the type of the unknown: the objective's, else that of the start, else float64."""
+    if hasattr(objective, "dtype"):
+        own: np.dtype[Any] = np.dtype(objective.dtype)
+        return own
+    for array in given:
+        dtype = getattr(array, "dtype", None)
+        if dtype is not None and dtype.kind in "fc" and dtype.itemsize >= 4:
+            found: np.dtype[Any] = np.dtype(dtype)
+            return found
+    return np.dtype(np.float64)
+
+
+def _checked(init: Any) -> Any:
+    """Refuse a start that is not of floating arrays, or not finite."""
+    named = init.items() if isinstance(init, Mapping) else [("", init)]
+    for key, each in named:
+        name = f"init[{key!r}]" if key else "init"
+        array = each if hasattr(each, "dtype") and hasattr(each, "ndim") else np.asarray(each)
+        check_dtype(name, array.dtype)
+        check_finite(name, array)
+    return init
+
+
+def _on_device(array: Any) -> bool:
+    return hasattr(array, "device") and not isinstance(array, np.ndarray)
+
+
+def _to_host(value: Any, backend: Backend) -> Any:
+    if isinstance(value, dict):
+        return {name: backend.to_host(each) for name, each in value.items()}
+    return backend.to_host(value)
 
 
 def check_solver(solver: Any) -> None:
     """Refuse what is not a solver, a class given instead of an instance among them."""
     if isinstance(solver, type) or not isinstance(solver, Solver):
         name = solver.__name__ if isinstance(solver, type) else type(solver).__name__
-        hint = f"{name}()" if isinstance(solver, type) else "sparsefact.ADMM() or sparsefact.Alternating()"
+        hint = f"{name}()" if isinstance(solver, type) else "sparsefact.ADMM() or sparsefact.IHT()"
         raise ArgumentError(f"solver is {solver!r}, which is not a solver; pass an instance such as {hint}")

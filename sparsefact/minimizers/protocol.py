@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
-from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
 
 __all__ = ["Callback", "MinimizeProblem", "Outcome", "Progress", "Report", "Solver"]
@@ -86,17 +85,18 @@ class MinimizeProblem:
 
     Attributes
     ----------
-    objective : Quadratic
+    objective : Quadratic or Adapted
+        A quadratic as it is; any other objective as a function of one array (`sparsefact.minimizers.adapted`).
     constraint : Constraint
     backend : Backend
-    start : array of shape (p, n), optional
+    start : array of the shape of the unknown, optional
         Where to start without a warm state.
     seed : int
     expendable : bool
         The solver may overwrite the objective's arrays and the start, and need not report; saves memory in half-steps.
     """
 
-    objective: Quadratic
+    objective: Any
     constraint: Constraint
     backend: Backend
     start: NDArray[Any] | None = None

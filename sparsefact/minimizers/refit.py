@@ -17,9 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
+from sparsefact.errors import ArgumentError
+from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["refit"]
+__all__ = ["quadratic_of", "refit"]
+
+
+def quadratic_of(problem: MinimizeProblem, solver: str) -> Quadratic:
+    """Return the objective of a problem that only a solver of quadratics was asked to solve, or refuse it."""
+    if isinstance(problem.objective, Quadratic):
+        return problem.objective
+    user = getattr(problem.objective, "user", problem.objective)
+    raise ArgumentError(
+        f"objective is a {type(user).__name__}, but {solver} minimises quadratics only; pass sparsefact.IHT() or "
+        "another solver of smooth objectives, or a sparsefact.Quadratic"
+    )
 
 
 def refit(

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.backends.protocol import Backend
+from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import check_dtype, check_finite
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 
@@ -96,6 +98,34 @@ class Quadratic:
         """Return ``G b H - C``, the (p, n) gradient with respect to `b` (to conj(b), times two, when complex)."""
         gradient: NDArray[Any] = self._curved(b) - self.cross
         return gradient
+
+    def value_and_gradient(self, b: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
+        """Return f(b) and the gradient, from one product with the Gram matrix."""
+        curved = self._curved(b)
+        wide = np.complex128 if self.dtype.kind == "c" else np.float64
+        quadratic = (b.conj() * curved).sum(dtype=wide)
+        linear = (b.conj() * self.cross).sum(dtype=wide)
+        curved -= self.cross
+        return 0.5 * quadratic.real - linear.real + self.constant, curved
+
+    def lipschitz(self) -> float:
+        """Return the product of the largest eigenvalues of the Gram matrices, up to rounding above it."""
+        largest = 1.0
+        for gram in (self.gram, self.right_gram):
+            if gram is not None and gram.size:
+                values = get_backend(gram).xp.linalg.eigvalsh(gram)
+                largest *= float(values[-1]) * (1 + 8 * len(gram) * float(np.finfo(gram.dtype).eps))
+        return largest
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The arrays of the data."""
+        return tuple(array for array in (self.gram, self.cross, self.right_gram) if array is not None)
+
+    def on(self, backend: Backend) -> Quadratic:
+        """Return the objective with its arrays on the device of `backend`."""
+        right_gram = None if self.right_gram is None else backend.asarray(self.right_gram)
+        return Quadratic(backend.asarray(self.gram), backend.asarray(self.cross), right_gram, self.constant)
 
     def _curved(self, b: NDArray[Any]) -> NDArray[Any]:
         curved: NDArray[Any] = self.gram @ b
