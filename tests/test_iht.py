@@ -13,7 +13,7 @@ from iris_oracle import STORED, data, optima, supports
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, BudgetError
-from sparsefact.minimizers.exchange import exchange_groups
+from sparsefact.minimizers.exchange_groups import exchange_groups
 from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.minimizers.swap import polish_of
 

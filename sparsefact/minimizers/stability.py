@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend
 from sparsefact.minimizers.adapted import Adapted
-from sparsefact.minimizers.exchange import cells
+from sparsefact.minimizers.exchange_groups import cells
 from sparsefact.objectives.quadratic import Quadratic
 
 __all__ = ["StabilityCertificate", "stability"]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import evaluate
-from sparsefact.minimizers.exchange import exchange_groups
+from sparsefact.minimizers.exchange_groups import exchange_groups
 from sparsefact.minimizers.restricted import fit_on
 from sparsefact.objectives.quadratic import Quadratic
 
