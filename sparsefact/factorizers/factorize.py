@@ -23,6 +23,7 @@ from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
 from sparsefact.factorizers.cross import CrossApproximation
 from sparsefact.factorizers.hierarchical import Hierarchical
+from sparsefact.factorizers.one_matrix import OneMatrix
 from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
@@ -39,6 +40,7 @@ __all__ = ["factorize"]
 
 _FIXED = (Support, KroneckerSupport)
 _PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD)
+_PRODUCTS = (*_PAIRS, Hierarchical, CrossApproximation, PALM)
 
 
 def factorize(
@@ -63,11 +65,11 @@ def factorize(
         not an array, and a memory-mapped one, is read in parts by `Hierarchical` and `CrossApproximation`.
     constraints : DoubleSparse, Chain or tuple of constraints
         What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, a chain of Kronecker supports
-        such as ``sf.Chain.butterfly(n)``, or a constraint per factor.
+        such as ``sf.Chain.butterfly(n)``, or a constraint per factor; one alone for one sparse matrix.
     solver : Solver, optional
         Unless given: `Hierarchical` for a chainable chain, `SubmatrixSVD` for two fixed supports that are tractable,
         `AlternatingLeastSquares` for two that are not known to be, `Alternating` for other pairs, `PALM` for more
-        factors. ``explain()`` of the result says which and why.
+        factors, `ADMM` for one. ``explain()`` of the result says which and why.
     gram : (n, n) array, optional
         Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
         ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
@@ -143,7 +145,8 @@ def factorize(
             None if start is None else tuple(backend.asarray(factor) for factor in start),
             seed,
         )
-        finished = run(solver, problem, callback=callback, time_limit=time_limit)
+        driven = OneMatrix(solver) if len(shapes) == 1 else solver
+        finished = run(driven, problem, callback=callback, time_limit=time_limit)
     outcome: Outcome = finished.outcome
     values = [backend.to_host(value) for value in outcome.value]
     target = None if source is not None or isinstance(solver, CrossApproximation) else backend.to_host(matrix)
@@ -182,6 +185,8 @@ def _choose(
     """Return the solver for these constraints, and a sentence that says why."""
     if isinstance(constraints, DoubleSparse):
         return Alternating(), ""
+    if len(constraints) == 1 and chain is None:
+        return ADMM(), "ADMM was chosen, since there is one factor."
     diagonal = gram is None or np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
     supports = [constraint for constraint in constraints if isinstance(constraint, KroneckerSupport)]
     if chain is None and len(supports) == len(constraints) > 2:
@@ -208,7 +213,10 @@ def _choose(
 
 def _check_solver(solver: Any, factors: int) -> None:
     check_solver(solver)
-    if isinstance(solver, ADMM):
+    if factors == 1:
+        if isinstance(solver, _PRODUCTS):
+            raise ArgumentError(f"solver={solver!r} finds a product, and there is one factor; use sparsefact.ADMM()")
+    elif isinstance(solver, ADMM):
         raise ArgumentError(
             f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
         )
@@ -233,11 +241,8 @@ def _check_constraints(
                 f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
                 "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
             )
-    if len(each) < 2:
-        raise ArgumentError(
-            f"constraints holds {len(each)} constraints; one is needed for each of two or more factors, and for one "
-            "sparse matrix use constraint.project(A)"
-        )
+    if not each:
+        raise ArgumentError("constraints is empty; pass one for each factor, such as sparsefact.TopK(density=0.2)")
     shapes = _shapes(each, shape, inner)
     for constraint, expected in zip(each, shapes, strict=True):
         constraint.count(expected)
@@ -315,8 +320,28 @@ def _check_gram(gram: Any, matrix: NDArray[Any] | Source) -> NDArray[Any] | None
             f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); "
             f"cast A with A.astype({str(checked.dtype)!r})"
         )
+    _check_semi_definite(checked)
     cast: NDArray[Any] = checked.astype(matrix.dtype, copy=False)
     return cast
+
+
+def _check_semi_definite(gram: NDArray[Any]) -> None:
+    """Refuse eigenvalues that are negative beyond rounding; a Cholesky factorization with a small shift sees them."""
+    xp = get_backend(gram).xp
+    wide = gram if gram.dtype.itemsize > 2 else gram.astype(np.float32)
+    shift = 10 * float(np.finfo(wide.dtype).eps) * float(wide.diagonal().real.sum())
+    shifted = wide.copy()
+    shifted.reshape(-1)[:: len(wide) + 1] += shift
+    try:
+        if bool(xp.isfinite(xp.linalg.cholesky(shifted).diagonal()).all()):
+            return
+    except np.linalg.LinAlgError:
+        pass
+    lowest = float(xp.linalg.eigvalsh(wide)[0])
+    if lowest < -shift:
+        raise ArgumentError(
+            f"gram has an eigenvalue of {lowest:.3g}; it must be positive semi-definite, like X.conj().T @ X"
+        )
 
 
 def _check_init(
