@@ -5,18 +5,16 @@ python -m benchmarks.pictures        writes docs/pictures/*.svg
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 import sparsefact as sf
-from benchmarks.record import load
+from benchmarks.record import RESULTS, load
 from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
-RESULTS = Path(__file__).parent / "results"
 
 
 def butterfly_supports() -> matplotlib.figure.Figure:
@@ -37,7 +35,7 @@ def products_roofline() -> matplotlib.figure.Figure:
     """
     from matplotlib import pyplot
 
-    found = json.loads((RESULTS / "products.json").read_text())["results"]["butterfly"]
+    found = load("products")["results"]["butterfly"]
     dtypes, batches = (list(dict.fromkeys(row[key] for row in found)) for key in ("dtype", "batch"))
     sizes = sorted({row["size"] for row in found})
     styles: dict[str, dict[str, Any]] = {
@@ -93,12 +91,49 @@ def reproductions() -> dict[str, matplotlib.figure.Figure]:
     }
 
 
+def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure:
+    """Return the errors of two sparse factors, by pattern and inner solver, on every matrix at the highest density."""
+    from matplotlib import pyplot
+
+    rows = (load("ablation") if document is None else document)["results"]["rows"]
+    density = max(row["density"] for row in rows)
+    rows = [row for row in rows if row["density"] == density and "error" in row]
+    searched = [row for row in rows if row["solver"] not in ("magnitude", "SVD")]
+    patterns = list(dict.fromkeys(row["pattern"] for row in searched))
+    matrices = list(dict.fromkeys(row["matrix"] for row in rows))
+    figure, grid = pyplot.subplots(
+        1, len(matrices), figsize=(4 + 3 * len(matrices), 5.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, matrix in zip(grid[0], matrices, strict=True):
+        for marker, solver in zip("osv^DXP*", dict.fromkeys(row["solver"] for row in searched), strict=False):
+            here = [row for row in searched if (row["matrix"], row["solver"]) == (matrix, solver)]
+            axes.plot(
+                [row["error"] for row in here],
+                [patterns.index(row["pattern"]) for row in here],
+                marker,
+                markersize=7 if solver == "ADMM" else 5,
+                label=solver,
+            )
+        for style, solver in (("--", "magnitude"), (":", "SVD")):
+            for row in rows:
+                if (row["matrix"], row["solver"]) == (matrix, solver):
+                    axes.axvline(row["error"], linestyle=style, color="gray", label=row["pattern"])
+        axes.set(xscale="log", xlabel=f"relative error, {matrix}", yticks=range(len(patterns)))
+        axes.grid(axis="y", alpha=0.3)
+    grid[0][0].set_yticklabels(patterns)
+    grid[0][0].invert_yaxis()
+    grid[0][-1].legend(fontsize=8)
+    figure.suptitle(f"Two sparse factors, {density:g} of the entries in all")
+    return figure
+
+
 def main() -> None:
     """Write every picture, with the same bytes each time."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "sparsefact"
     PICTURES.mkdir(exist_ok=True)
-    pictures = {make.__name__: make() for make in (butterfly_supports, products_roofline)} | reproductions()
+    makers = [butterfly_supports, products_roofline, *([ablation] if (RESULTS / "ablation.json").exists() else [])]
+    pictures = {make.__name__: make() for make in makers} | reproductions()
     for name, figure in pictures.items():
         figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
 

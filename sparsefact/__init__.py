@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from sparsefact.constraints.dense import Dense
     from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
     from sparsefact.constraints.kronecker_support import KroneckerSupport
+    from sparsefact.constraints.low_rank import LowRank
     from sparsefact.constraints.n_of_m import NOfM
     from sparsefact.constraints.support import Support
     from sparsefact.constraints.top_k import TopK
     from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
+    from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
     from sparsefact.factorizers.butterfly_permutations import butterfly_with_permutations
     from sparsefact.factorizers.cross import CrossApproximation
     from sparsefact.factorizers.factorize import factorize
     from sparsefact.factorizers.hierarchical import Hierarchical
+    from sparsefact.factorizers.hierarchical_palm import HierarchicalPALM
     from sparsefact.factorizers.palm import PALM
     from sparsefact.factorizers.probe_landscape import LandscapeProbe, probe_landscape
-    from sparsefact.factorizers.single import Single
     from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
     from sparsefact.minimizers.acdc import ACDC
     from sparsefact.minimizers.admm import ADMM
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from sparsefact.minimizers.minimize import Solution, minimize
     from sparsefact.minimizers.powerpropagation import Powerpropagation
     from sparsefact.minimizers.proximal_gradient import ProximalGradient
+    from sparsefact.minimizers.reduced_rank import ReducedRank
     from sparsefact.minimizers.regularization_path import regularization_path
     from sparsefact.minimizers.sequential_attention import SequentialAttention
     from sparsefact.objectives.least_squares import LeastSquares
@@ -65,6 +68,7 @@ _HOME = {
     "ADMM": "sparsefact.minimizers.admm",
     "Alternating": "sparsefact.factorizers.alternating",
     "AlternatingLeastSquares": "sparsefact.factorizers.als",
+    "BlockCoordinateDescent": "sparsefact.factorizers.block_coordinate",
     "BlockTopK": "sparsefact.constraints.block_top_k",
     "Certificate": "sparsefact.analysis.certificates",
     "Chain": "sparsefact.constraints.chain",
@@ -78,6 +82,7 @@ _HOME = {
     "Factorization": "sparsefact.products.factorization",
     "Gradient": "sparsefact.minimizers.gradient",
     "Hierarchical": "sparsefact.factorizers.hierarchical",
+    "HierarchicalPALM": "sparsefact.factorizers.hierarchical_palm",
     "IHT": "sparsefact.minimizers.iht",
     "KroneckerFactor": "sparsefact.products.factors",
     "KroneckerSupport": "sparsefact.constraints.kronecker_support",
@@ -86,6 +91,7 @@ _HOME = {
     "LeastSquares": "sparsefact.objectives.least_squares",
     "LogisticRegression": "sparsefact.objectives.logistic_regression",
     "MatchingPursuit": "sparsefact.minimizers.matching_pursuit",
+    "LowRank": "sparsefact.constraints.low_rank",
     "NOfM": "sparsefact.constraints.n_of_m",
     "Objective": "sparsefact.objectives.protocol",
     "PALM": "sparsefact.factorizers.palm",
@@ -93,8 +99,8 @@ _HOME = {
     "Powerpropagation": "sparsefact.minimizers.powerpropagation",
     "ProximalGradient": "sparsefact.minimizers.proximal_gradient",
     "Quadratic": "sparsefact.objectives.quadratic",
+    "ReducedRank": "sparsefact.minimizers.reduced_rank",
     "SequentialAttention": "sparsefact.minimizers.sequential_attention",
-    "Single": "sparsefact.factorizers.single",
     "Solution": "sparsefact.minimizers.minimize",
     "Status": "sparsefact.products.status",
     "SubmatrixSVD": "sparsefact.factorizers.submatrix_svd",
@@ -123,6 +129,7 @@ __all__ = [
     "PALM",
     "Alternating",
     "AlternatingLeastSquares",
+    "BlockCoordinateDescent",
     "BlockTopK",
     "Certificate",
     "Chain",
@@ -136,12 +143,14 @@ __all__ = [
     "Factorization",
     "Gradient",
     "Hierarchical",
+    "HierarchicalPALM",
     "KroneckerFactor",
     "KroneckerSupport",
     "Landscape",
     "LandscapeProbe",
     "LeastSquares",
     "LogisticRegression",
+    "LowRank",
     "MatchingPursuit",
     "NOfM",
     "Objective",
@@ -149,8 +158,8 @@ __all__ = [
     "Powerpropagation",
     "ProximalGradient",
     "Quadratic",
+    "ReducedRank",
     "SequentialAttention",
-    "Single",
     "Solution",
     "Status",
     "SubmatrixSVD",

@@ -93,7 +93,7 @@ def test_minimize_waits_for_reports_and_inversions_only():
 
     def waits(iterations):
         cp.reset()
-        sf.minimize(f, sf.TopK(density=0.3), sf.ADMM(iterations=iterations, rho_start=1.0, report_every=10))
+        sf.minimize(f, sf.TopK(density=0.3), sf.ADMM(iterations=iterations, rho=1.0, rho_start=1.0, report_every=10))
         return cp.syncs
 
     assert waits(60) - waits(40) == 2  # a report every ten iterations

@@ -281,7 +281,7 @@ def test_complex_gram():
 def test_refits_never_raise_the_error():
     A = _gaussian(32, 48)
     constraint = sf.double_sparse(A.shape, 0.3)
-    errors = [sf.factorize(A, constraint, sf.Alternating(refits=r)).error for r in range(5)]
+    errors = [sf.factorize(A, constraint, sf.Alternating(refits=r, fits=0)).error for r in range(5)]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -344,6 +344,7 @@ BAD = [
     (lambda A: (A, 0.3), ArgumentError, "not a constraint"),
     (lambda A: (A, (sf.TopK, sf.TopK)), ArgumentError, "not a constraint"),
     (lambda A: (A, ()), ArgumentError, "constraints is empty"),
+    (lambda A: (A, sf.TopK(density=0.1), sf.PALM()), ArgumentError, "finds a product, and there is one factor"),
     (lambda A: (A, (sf.TopK(nnz=1000), sf.Dense())), BudgetError, "1000"),
     (
         lambda A: (A, (sf.Support(np.ones((10, 4), bool)), sf.Support(np.ones((5, 14), bool)))),
@@ -384,8 +385,79 @@ def test_bad_options_get_a_sentence():
     ]:
         with pytest.raises(error, match=words):
             sf.factorize(A, constraint, **options)
-    for changes in ({"effort": "max"}, {"outer": 0}, {"refits": -1}, {"inner": 3}, {"inner": sf.ADMM}):
+    for changes in (
+        *({"effort": "max"}, {"outer": 0}, {"refits": -1}, {"fits": 1.5}, {"exchanges": True}, {"gram_from": 2}),
+        *({"inner": 3}, {"inner": sf.ADMM}),
+    ):
         with pytest.raises(ArgumentError, match=next(iter(changes))):
             sf.Alternating(**changes)
     with pytest.raises(BudgetError, match="density"):
         sf.double_sparse((100, 100), 0.01)
+
+
+def test_one_constraint_gives_one_sparse_matrix():
+    rng = np.random.default_rng(6)
+    A, X = rng.standard_normal((8, 10)), rng.standard_normal((40, 10))
+    support = rng.random((8, 10)) < 0.4
+    F = sf.factorize(A, (sf.Support(support),), gram=X.T @ X)
+    for row, on, found in zip(A, support, F.todense(), strict=True):
+        expected = np.linalg.lstsq(X[:, on], X @ row, rcond=None)[0]
+        np.testing.assert_allclose(found[on], expected, rtol=1e-6, atol=1e-9)
+    assert len(F.factors) == 1 and "one factor" in F.explain() and not F.todense()[~support].any()
+    # without a gram the best matrix keeps the largest entries
+    plain = sf.factorize(A, sf.TopK(nnz=23))
+    np.testing.assert_allclose(plain.todense(), sf.TopK(nnz=23).project(A), rtol=1e-12)
+    assert plain.error == pytest.approx(_magnitude_error(A, 23))
+    pruned = sf.factorize(A, sf.TopK(nnz=23, per="matrix"), gram=X.T @ X)
+    assert pruned.error < plain.error_against(A, X.T @ X) and pruned.nnz == 23
+    assert pruned.history[-1].error == pytest.approx(pruned.error, rel=0.05)
+
+
+def _correlated(seed, m, n, samples=400):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((samples, n)) * np.geomspace(0.1, 3, n) @ (np.eye(n) + rng.standard_normal((n, n)) / n**0.5)
+    return rng.standard_normal((m, n)), X.T @ X
+
+
+def test_the_full_gram_in_the_search_beats_its_diagonal():
+    A, gram = _correlated(7, 48, 48)
+    constraint = sf.double_sparse(A.shape, 0.25)
+    full = sf.factorize(A, constraint, gram=gram)
+    diagonal = sf.factorize(A, constraint, sf.Alternating(gram_from=1), gram=gram)
+    assert full.error < 0.95 * diagonal.error
+
+
+def test_every_stage_of_the_polish_lowers_the_error():
+    A, gram = _correlated(8, 40, 56)
+    for constraints in (sf.double_sparse(A.shape, 0.3), (sf.NOfM(1, 4), sf.TopK(nnz=12, per="row"))):
+        for weight in (None, gram):
+            errors = [
+                sf.factorize(A, constraints, sf.Alternating(refits=r, fits=f, exchanges=e), gram=weight).error
+                for r, f, e in ((0, 0, 0), (1, 0, 0), (1, 8, 0), (1, 8, 8))
+            ]
+            assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("kind", ["dead", "rank", "damped"])
+def test_poor_grams_are_said(kind):
+    rng = np.random.default_rng(9)
+    A, X = rng.standard_normal((16, 24)), rng.standard_normal((9 if kind == "rank" else 100, 24))
+    if kind == "dead":
+        X[:, [3, 7]] = 0
+    solver = sf.Alternating(damping=0.01 if kind == "damped" else 0.0)
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), solver, gram=X.T @ X)
+    words = {"dead": "2 of 24 inputs are dead", "rank": "rank 9 of 24", "damped": "to the left factor"}[kind]
+    assert words in F.explain() and F.error < 0.3
+
+
+def test_a_gram_with_a_negative_eigenvalue_gets_a_sentence():
+    gram = np.eye(14)
+    gram[0, 1] = gram[1, 0] = 1.1
+    with pytest.raises(ArgumentError, match=r"an eigenvalue of -0\.1; it must be positive semi-definite"):
+        sf.factorize(_gaussian(10, 14), sf.double_sparse((10, 14), 0.5), gram=gram)
+    for dtype in ("float32", "float64"):
+        X = np.random.default_rng(0).standard_normal((3, 14)).astype(dtype)
+        assert (
+            sf.factorize(_gaussian(10, 14, dtype=dtype), sf.double_sparse((10, 14), 0.5), FAST, gram=X.T @ X).error
+            < 0.1
+        )

@@ -1,11 +1,12 @@
-"""Pairs of supports with a structure that has a name, for `factorize`, `tractability` and `closedness`.
+"""Supports with a structure that has a name: of one factor, of two, and the sets of three.
 
-Every function returns (left, right), supports of shapes m x r and r x n, so that the products ``L @ R`` are the
-matrices of that structure. Indices are 0-based.
+The functions for two return (left, right), supports of shapes m x r and r x n for `factorize`, `tractability` and
+`closedness`, so that the products ``L @ R`` are the matrices of that structure. Indices are 0-based.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -14,14 +15,144 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sparsefact.constraints.base import Shape, check_int, check_shape
+from sparsefact.constraints.base import Shape, check_density, check_int, check_shape, density_of
+from sparsefact.constraints.n_of_m import NOfM
 from sparsefact.constraints.support import Support
-from sparsefact.errors import ArgumentError, ShapeError
+from sparsefact.errors import ArgumentError, BudgetError, ShapeError
 
-__all__ = ["arrow", "banded", "block_low_rank", "hodlr", "low_rank", "low_rank_plus_mask", "lu"]
+__all__ = [
+    "arrow",
+    "banded",
+    "block_diagonal",
+    "block_low_rank",
+    "blocks_around_n_of_m",
+    "hodlr",
+    "low_rank",
+    "low_rank_plus_mask",
+    "lu",
+    "random_support",
+]
 
 Pair = tuple[Support, Support]
 Rectangle = tuple[range, range, int]
+
+
+def random_support(shape: Shape, density: float, *, seed: int = 0) -> Support:
+    """Return a random support with a full diagonal: one that many factors of a shape can share.
+
+    Parameters
+    ----------
+    shape : (int, int)
+    density : float
+        The support has ``floor(density * m * n)`` positions: the min(m, n) of the diagonal, and others drawn uniformly.
+    seed : int
+        The same seed gives the same support, which then need not be stored.
+
+    Returns
+    -------
+    Support
+
+    Raises
+    ------
+    BudgetError
+        If the density leaves no room for the diagonal.
+
+    Examples
+    --------
+    >>> from sparsefact.constraints.presets import random_support
+    >>> support = random_support((6, 6), 0.5, seed=1)
+    >>> support.nnz, bool(support.mask().diagonal().all())
+    (18, True)
+    """
+    m, n = _shape(shape)
+    density = check_density("density", density)
+    count, least = math.floor(density * (m * n)), min(m, n)
+    if count < least:
+        raise BudgetError(
+            f"density={density} of shape {(m, n)} is {count} positions, fewer than the {least} of the diagonal, "
+            f"which is always kept; pass at least {density_of(least, m * n)}"
+        )
+    rng = np.random.default_rng(check_int("seed", seed, 0))
+    # places off the diagonal, numbered without it: k-th of them lies after every diagonal place d with d's number <= k
+    drawn = rng.choice(m * n - least, size=count - least, replace=False)
+    before = np.arange(least) * (n + 1) - np.arange(least)
+    flat = drawn + np.searchsorted(before, drawn, side="right")
+    rows, cols = np.concatenate([np.divmod(flat, n), np.tile(np.arange(least), (2, 1))], axis=1)
+    return Support(sparse.csr_array((np.ones(count, bool), (rows, cols)), shape=(m, n)))
+
+
+def block_diagonal(shape: Shape, blocks: int) -> Support:
+    """Return the support of the block-diagonal matrices with this many blocks of one size.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Each side a multiple of `blocks`.
+    blocks : int
+
+    Returns
+    -------
+    Support
+        Of density ``1 / blocks``.
+
+    Raises
+    ------
+    ShapeError
+        If a side is not a multiple of `blocks`.
+
+    Examples
+    --------
+    >>> from sparsefact.constraints.presets import block_diagonal
+    >>> block_diagonal((2, 4), 2).mask().astype(int)
+    array([[1, 1, 0, 0],
+           [0, 0, 1, 1]])
+    """
+    m, n = _shape(shape)
+    blocks = check_int("blocks", blocks)
+    if m % blocks or n % blocks:
+        raise ShapeError(
+            f"shape={(m, n)} cannot be cut into {blocks} diagonal blocks of one size; pass a divisor of both"
+        )
+    pattern = sparse.kron(sparse.eye_array(blocks, dtype=bool), np.ones((m // blocks, n // blocks), bool))
+    return Support(sparse.csr_array(pattern))
+
+
+def blocks_around_n_of_m(shape: Shape, block: int, n: int, m: int) -> tuple[Support, NOfM, Support]:
+    """Return block-diagonal, n of every m, block-diagonal: a matrix for sparse units between two small dense mixings.
+
+    Identities fit the outer factors, so the best product is at least as near to a matrix as its projection on `NOfM`.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Each side a multiple of `block`, the columns of `m` as well.
+    block : int
+        Rows and columns of each block of the outer factors.
+    n, m : int
+        At most n nonzeros in every m consecutive entries of a row of the core.
+
+    Returns
+    -------
+    (Support, NOfM, Support)
+        For `factorize`, of shapes (rows, rows), (rows, columns) and (columns, columns).
+
+    Raises
+    ------
+    ShapeError
+        If a side is not a multiple of `block`, or the columns are not one of `m`.
+
+    Examples
+    --------
+    >>> from sparsefact.constraints.presets import blocks_around_n_of_m
+    >>> blocks_around_n_of_m((4, 8), 2, 2, 4)
+    (Support(<4 x 4, 8 nonzeros>), NOfM(n=2, m=4, axis=1), Support(<8 x 8, 16 nonzeros>))
+    """
+    rows, cols = _shape(shape)
+    block, core = check_int("block", block), NOfM(n, m)
+    if rows % block or cols % block:
+        raise ShapeError(f"shape={(rows, cols)} cannot be cut into blocks of {block}; pass a divisor of both sides")
+    core.count((rows, cols))
+    return block_diagonal((rows, rows), rows // block), core, block_diagonal((cols, cols), cols // block)
 
 
 def low_rank(shape: Shape, rank: int) -> Pair:

@@ -17,19 +17,24 @@ from sparsefact.constraints.dense import Dense
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import values_on
+from sparsefact.constraints.low_rank import LowRank
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
 from sparsefact.factorizers.cross import CrossApproximation
 from sparsefact.factorizers.hierarchical import Hierarchical
+from sparsefact.factorizers.hierarchical_palm import HierarchicalPALM
+from sparsefact.factorizers.one_matrix import OneMatrix
 from sparsefact.factorizers.palm import PALM
 from sparsefact.factorizers.problem import FactorizationProblem
-from sparsefact.factorizers.single import Single
 from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
+from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.minimize import check_solver
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
+from sparsefact.minimizers.reduced_rank import ReducedRank
 from sparsefact.objectives.quadratic import check_gram
 from sparsefact.products.csr_factor import CsrFactor
 from sparsefact.products.factorization import Factorization
@@ -40,6 +45,7 @@ __all__ = ["factorize"]
 
 _FIXED = (Support, KroneckerSupport)
 _PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD)
+_PRODUCTS = (*_PAIRS, Hierarchical, HierarchicalPALM, CrossApproximation, BlockCoordinateDescent, PALM)
 
 
 def factorize(
@@ -64,11 +70,12 @@ def factorize(
         not an array, and a memory-mapped one, is read in parts by `Hierarchical` and `CrossApproximation`.
     constraints : DoubleSparse, Chain or tuple of constraints
         What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, a chain of Kronecker supports
-        such as ``sf.Chain.butterfly(n)``, or a constraint per factor.
+        such as ``sf.Chain.butterfly(n)``, or a constraint per factor; one alone for one sparse matrix.
     solver : Solver, optional
         Unless given: `Hierarchical` for a chainable chain, `SubmatrixSVD` for two fixed supports that are tractable,
-        `AlternatingLeastSquares` for two that are not known to be, `Alternating` for other pairs, `PALM` for more
-        factors. ``explain()`` of the result says which and why.
+        `AlternatingLeastSquares` for two that are not known to be, `BlockCoordinateDescent` where a factor is of low
+        rank, `Alternating` for other pairs, `PALM` for more
+        factors, `ADMM` for one. ``explain()`` of the result says which and why.
     gram : (n, n) array, optional
         Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
         ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
@@ -128,7 +135,7 @@ def factorize(
     reason = ""
     if solver is None:
         solver, reason = _choose(checked, checked_gram, chain)
-    _check_solver(solver, len(shapes))
+    _check_solver(solver, len(shapes), chain)
     if source is not None and not isinstance(solver, (Hierarchical, CrossApproximation)):
         raise ArgumentError(
             f"A is a {source.kind}, which {solver!r} cannot read in parts; pass an array (A @ np.eye(n) of a "
@@ -145,7 +152,8 @@ def factorize(
             None if start is None else tuple(backend.asarray(factor) for factor in start),
             seed,
         )
-        finished = run(solver, problem, callback=callback, time_limit=time_limit)
+        driven = solver if len(shapes) > 1 or isinstance(solver, _PRODUCTS) else OneMatrix(solver)
+        finished = run(driven, problem, callback=callback, time_limit=time_limit)
         outcome: Outcome = finished.outcome
         each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
         factors = [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)]
@@ -186,8 +194,10 @@ def _choose(
     """Return the solver for these constraints, and a sentence that says why."""
     if isinstance(constraints, DoubleSparse):
         return Alternating(), ""
-    if len(constraints) == 1:
-        return Single(), "Single was chosen, since there is one factor. "
+    if len(constraints) == 1 and chain is None:
+        if isinstance(constraints[0], LowRank):
+            return ReducedRank(), "ReducedRank was chosen, since there is one factor, of low rank. "
+        return ADMM(), "ADMM was chosen, since there is one factor. "
     diagonal = gram is None or np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
     supports = [constraint for constraint in constraints if isinstance(constraint, KroneckerSupport)]
     if chain is None and len(supports) == len(constraints) > 2:
@@ -197,6 +207,8 @@ def _choose(
     if chain is not None and len(chain) > 2:
         why = chain.obstacle() if diagonal else "the gram is not diagonal."
         return PALM(), f"PALM was chosen, since {why} "
+    if any(isinstance(constraint, LowRank) for constraint in constraints):
+        return BlockCoordinateDescent(), "BlockCoordinateDescent was chosen, since a factor is of low rank. "
     if len(constraints) > 2:
         return PALM(), f"PALM was chosen, since there are {len(constraints)} factors. "
     if not all(isinstance(constraint, _FIXED) for constraint in constraints):
@@ -212,15 +224,15 @@ def _choose(
     )
 
 
-def _check_solver(solver: Any, factors: int) -> None:
+def _check_solver(solver: Any, factors: int, chain: Chain | None) -> None:
     check_solver(solver)
-    if type(solver).__module__.startswith("sparsefact.minimizers."):
-        use = "sparsefact.Single(solver)" if factors == 1 else "sparsefact.Alternating(inner=...)"
-        raise ArgumentError(f"solver={solver!r} finds one matrix, not a product; use it inside, as {use}")
-    if factors == 1 and not isinstance(solver, Single):
-        raise ArgumentError(f"solver={solver!r} takes two factors or more, and there is one; use sparsefact.Single()")
-    if factors != 1 and isinstance(solver, Single):
-        raise ArgumentError(f"solver={solver!r} finds one matrix, and there are {factors} constraints; pass one")
+    if factors == 1:
+        if isinstance(solver, _PRODUCTS) and chain is None:
+            raise ArgumentError(f"solver={solver!r} finds a product, and there is one factor; use sparsefact.ADMM()")
+    elif type(solver).__module__.startswith("sparsefact.minimizers."):
+        raise ArgumentError(
+            f"solver={solver!r} finds one matrix, not a product; use it inside, as sparsefact.Alternating(inner=...)"
+        )
     if factors != 2 and isinstance(solver, _PAIRS):
         raise ArgumentError(f"solver={solver!r} takes two factors, and there are {factors}; use sparsefact.PALM()")
 
@@ -243,7 +255,7 @@ def _check_constraints(
                 "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
             )
     if not each:
-        raise ArgumentError("constraints is empty; pass one constraint for each factor")
+        raise ArgumentError("constraints is empty; pass one for each factor, such as sparsefact.TopK(density=0.2)")
     shapes = _shapes(each, shape, inner)
     for constraint, expected in zip(each, shapes, strict=True):
         constraint.count(expected)
@@ -291,7 +303,7 @@ def _shapes(
                     raise ShapeError(
                         f"the support of factor {i + 1} has shape {constraint.shape}, which does not fit "
                         f"{'A of shape ' + str(shape) if at in (0, len(constraints)) else 'its neighbour'}: "
-                        f"{length} is not {lengths[at]}"
+                        f"{length} is not {lengths[at]}; pass a support of the factor's shape"
                     )
                 lengths[at] = length
     if inner is not None:
@@ -321,8 +333,28 @@ def _check_gram(gram: Any, matrix: NDArray[Any] | Source) -> NDArray[Any] | None
             f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); "
             f"cast A with A.astype({str(checked.dtype)!r})"
         )
+    _check_semi_definite(checked)
     cast: NDArray[Any] = checked.astype(matrix.dtype, copy=False)
     return cast
+
+
+def _check_semi_definite(gram: NDArray[Any]) -> None:
+    """Refuse eigenvalues that are negative beyond rounding; a Cholesky factorization with a small shift sees them."""
+    xp = get_backend(gram).xp
+    wide = gram if gram.dtype.itemsize > 2 else gram.astype(np.float32)
+    shift = 10 * float(np.finfo(wide.dtype).eps) * float(wide.diagonal().real.sum())
+    shifted = wide.copy()
+    shifted.reshape(-1)[:: len(wide) + 1] += shift
+    try:
+        if bool(xp.isfinite(xp.linalg.cholesky(shifted).diagonal()).all()):
+            return
+    except np.linalg.LinAlgError:
+        pass
+    lowest = float(xp.linalg.eigvalsh(wide)[0])
+    if lowest < -shift:
+        raise ArgumentError(
+            f"gram has an eigenvalue of {lowest:.3g}; it must be positive semi-definite, like X.conj().T @ X"
+        )
 
 
 def _check_init(
@@ -348,7 +380,7 @@ def _as_factor(value: Any, constraint: Constraint | None) -> Any:
     """Return a factor in the form that its constraint calls for: dense, Kronecker, or CSR."""
     if isinstance(value, KroneckerFactor):
         return value
-    if isinstance(constraint, Dense):
+    if isinstance(constraint, (Dense, LowRank)):
         return get_backend(value).xp.ascontiguousarray(value)
     if isinstance(constraint, KroneckerSupport):
         return KroneckerFactor(get_backend(value).xp.ascontiguousarray(values_on(value, constraint)))

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.dense import Dense
 from sparsefact.constraints.kronecker_support import KroneckerSupport
+from sparsefact.constraints.low_rank import LowRank
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.divergence import describe, existence, is_diverging
@@ -146,9 +147,9 @@ class _Set:
         """Return the nearest matrix of the set."""
         if isinstance(self.constraint, Dense):
             return x
-        if self.fixed is None and not hasattr(self.constraint, "mask"):
-            projected: NDArray[Any] = self.constraint.project(x)
-            return projected
+        if isinstance(self.constraint, LowRank):
+            # the step before was checked to be finite by its loss, so this one may as well be
+            return self.constraint.project(x)
         mask = self.constraint.mask(x) if self.fixed is None else self.fixed
         kept: NDArray[Any] = np.where(mask, x, 0)
         return kept

@@ -1,6 +1,7 @@
 """Two products that need no search: what a double sparse factorization must at least reach with its budget.
 
-Factors are matrices of `inner` rows, as in `alternating`: the left one transposed (k, m), the right one (k, n).
+Factors are matrices of `inner` rows, as in `alternating`: the left one transposed (k, m), the right one (k, n). Under a
+Gram matrix the columns of the matrix are already scaled by the root of its diagonal.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ from sparsefact.constraints.double_sparse import DoubleSparse
 __all__ = ["SIMPLE_PRODUCTS"]
 
 Factors = list[NDArray[Any]]
-Make = Callable[[NDArray[Any], DoubleSparse, Backend, NDArray[Any] | None, int], Factors | None]
+Make = Callable[[NDArray[Any], DoubleSparse, Backend, int], Factors | None]
 
 
-def _pruned(
-    matrix: NDArray[Any], joint: DoubleSparse, backend: Backend, weight: NDArray[Any] | None, seed: int
-) -> Factors | None:
-    """Return an identity and the matrix pruned by (weighted) magnitude, or None where the identity does not fit."""
+def _pruned(matrix: NDArray[Any], joint: DoubleSparse, backend: Backend, seed: int) -> Factors | None:
+    """Return an identity and the matrix pruned by magnitude, or None where the identity does not fit."""
     (m, k), (_, n) = joint.left_shape, joint.right_shape
     identity, room = min(m, n), _room(joint)
     left_identity = m <= n
@@ -33,17 +32,14 @@ def _pruned(
         kept = room[1 if left_identity else 0] if room[0 if left_identity else 1] >= identity else 0
     if kept < 1 or k < identity:
         return None
-    scores = matrix if weight is None else matrix * weight
-    pruned = matrix * backend.topk_mask(scores, min(kept, matrix.size), "matrix")
+    pruned = matrix * backend.topk_mask(matrix, min(kept, matrix.size), "matrix")
     factors = [backend.xp.zeros((k, length), dtype=matrix.dtype) for length in (m, n)]
     factors[0 if left_identity else 1][:identity] = backend.xp.eye(identity, dtype=matrix.dtype)
     factors[1 if left_identity else 0][:identity] = pruned if left_identity else pruned.T
     return factors
 
 
-def _low_rank(
-    matrix: NDArray[Any], joint: DoubleSparse, backend: Backend, weight: NDArray[Any] | None, seed: int
-) -> Factors | None:
+def _low_rank(matrix: NDArray[Any], joint: DoubleSparse, backend: Backend, seed: int) -> Factors | None:
     """Return two dense factors of the highest rank that fits, by a randomised range finder.
 
     Reference: N. Halko, P.-G. Martinsson, J. Tropp, "Finding structure with randomness", SIAM Review 53 (2011).

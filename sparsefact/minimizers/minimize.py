@@ -11,12 +11,14 @@ import numpy as np
 from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
+from sparsefact.constraints.low_rank import LowRank
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import Adapted, as_constraint
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.iht import IHT
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.protocol import Callback, MinimizeProblem, Progress, Solver
+from sparsefact.minimizers.reduced_rank import ReducedRank
 from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
@@ -77,7 +79,8 @@ def minimize(
         Which entries may be nonzero. For an objective of several matrices a dict names those that have a constraint,
         and one `TopK` is a budget of all of them together.
     solver : Solver, optional
-        ``ADMM()`` for a quadratic, ``IHT(variant="htp", polish="swap")`` for every other objective, unless given.
+        Unless given, ``ADMM()`` for a quadratic (``ReducedRank()`` under `LowRank`), and
+        ``IHT(variant="htp", polish="swap")`` for every other objective.
     init : (p, n) array, or dict of arrays, optional
         Where to start.
     device : str, optional
@@ -132,7 +135,7 @@ def minimize(
         local = objective.on(backend) if hasattr(objective, "on") else objective
         quadratic = _as_quadratic(local)
         if solver is None:
-            solver = _default(local) if quadratic is None else ADMM()
+            solver = _default(local, constraint, quadratic)
         check_solver(solver)
         adapted = Adapted(local, backend, _dtype_of(objective, given))
         constraint = as_constraint(constraint, adapted.shapes)
@@ -159,8 +162,10 @@ def minimize(
     )
 
 
-def _default(objective: Any) -> IHT:
-    """Return the solver of an objective that is no quadratic; exchanges cost many fits without second derivatives."""
+def _default(objective: Any, constraint: Any, quadratic: Quadratic | None) -> Solver:
+    """Return the solver unless one is given; exchanges cost many fits without second derivatives."""
+    if quadratic is not None:
+        return ReducedRank() if isinstance(constraint, LowRank) else ADMM()
     if hasattr(objective, "hessian"):
         return IHT(variant="htp", polish="swap")
     return IHT(variant="htp", polish="swap", steps=100, swaps=10, candidates=10)

@@ -21,7 +21,7 @@ from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["quadratic_of", "refit"]
+__all__ = ["conjugate_gradients", "quadratic_of", "refit"]
 
 
 def quadratic_of(problem: MinimizeProblem, solver: str) -> Quadratic:
@@ -63,26 +63,29 @@ def refit(
     """
     if objective.right_gram is None:
         return backend.masked_lsq(objective.gram, objective.cross, mask)
-    return _conjugate_gradients(objective, mask, start, iterations, tolerance)
+    return conjugate_gradients(objective, mask, start, iterations=iterations, tolerance=tolerance)
 
 
-def _conjugate_gradients(
-    objective: Quadratic, mask: NDArray[np.bool_], start: NDArray[Any], iterations: int, tolerance: float
+def conjugate_gradients(
+    objective: Quadratic, mask: NDArray[np.bool_], start: NDArray[Any], *, iterations: int, tolerance: float
 ) -> NDArray[Any]:
-    assert objective.right_gram is not None
+    """Return `start` improved by preconditioned conjugate gradients on `mask`; the parameters are those of `refit`."""
     gram, right = objective.gram, objective.right_gram
-    curvature = gram.diagonal().real[:, None] * right.diagonal().real[None, :]
+    curvature = gram.diagonal().real[:, None] * np.ones_like(objective.cross.real[:1])
+    if right is not None:
+        curvature = curvature * right.diagonal().real[None, :]
     # Entries without curvature do not change the objective: they keep their start.
     weight = np.where(mask & (curvature > 0), 1.0 / np.where(curvature > 0, curvature, 1.0), 0.0)
     weight = weight.astype(curvature.dtype, copy=False)
     b = start.copy()
-    residual = (objective.cross - gram @ b @ right) * mask
+    residual = -objective.gradient(b) * mask
     direction = weight * residual
     size = first = float(np.vdot(residual, direction).real)
     for _ in range(iterations):
         if not size > tolerance**2 * first:
             break
-        image = (gram @ direction @ right) * mask
+        image = gram @ direction
+        image = (image if right is None else image @ right) * mask
         curved = float(np.vdot(direction, image).real)
         if not curved > 0:
             break

@@ -35,7 +35,7 @@ def loss(P, matrix=A, gram=GRAM):
 def test_every_solver_by_its_gram(solver, constraint):
     if isinstance(solver, sf.IHT) and solver.polish and constraint is BLOCKS:
         pytest.skip("exchanges are of single entries")
-    F = sf.factorize(A, (constraint,), sf.Single(solver), gram=GRAM)
+    F = sf.factorize(A, (constraint,), solver, gram=GRAM)
     (W,) = F.factors
     assert F.shape == A.shape and constraint.contains(W) and W.nnz <= constraint.count(A.shape)
     assert F.error == pytest.approx(loss(W.toarray()), rel=1e-9)
@@ -48,7 +48,7 @@ def test_a_complex_matrix_and_its_exact_support():
     matrix = A + 1j * RNG.standard_normal(A.shape)
     inputs = INPUTS + 1j * RNG.standard_normal(INPUTS.shape)
     gram = inputs.conj().T @ inputs
-    F = sf.factorize(matrix, BLOCKS, sf.Single(sf.MatchingPursuit()), gram=gram)
+    F = sf.factorize(matrix, BLOCKS, sf.MatchingPursuit(), gram=gram)
     W = F.factors[0].toarray()
     assert F.error == pytest.approx(loss(W, matrix, gram), rel=1e-9)
     # the gradient (W - A) G vanishes where W may move
@@ -73,23 +73,17 @@ def test_it_saves_and_loads(tmp_path):
 def test_on_the_emulated_gpu(monkeypatch):
     install(monkeypatch)
     for solver in (sf.ADMM(), sf.MatchingPursuit()):
-        expected = sf.factorize(A, BLOCKS, sf.Single(solver), gram=GRAM)
-        found = sf.factorize(cp.asarray(A), BLOCKS, sf.Single(solver), gram=cp.asarray(GRAM))
+        expected = sf.factorize(A, BLOCKS, solver, gram=GRAM)
+        found = sf.factorize(cp.asarray(A), BLOCKS, solver, gram=cp.asarray(GRAM))
         assert found.error == pytest.approx(expected.error, rel=1e-9)
     assert sf.factorize(cp.asarray(A), BLOCKS).nnz == BLOCKS.count(A.shape)
 
 
 def test_bad_input_gets_a_sentence():
-    with pytest.raises(ArgumentError, match=r"inner=.*is not a solver"):
-        sf.Single(sf.ADMM)
-    with pytest.raises(ArgumentError, match=r"use it inside, as sparsefact\.Single\(solver\)"):
-        sf.factorize(A, BLOCKS, sf.MatchingPursuit(), gram=GRAM)
     with pytest.raises(ArgumentError, match=r"use it inside, as sparsefact\.Alternating\(inner=...\)"):
         sf.factorize(A, (sf.Dense(), BLOCKS), sf.SequentialAttention())
-    with pytest.raises(ArgumentError, match=r"there is one; use sparsefact\.Single\(\)"):
+    with pytest.raises(ArgumentError, match=r"there is one factor; use sparsefact\.ADMM\(\)"):
         sf.factorize(A, BLOCKS, sf.PALM())
-    with pytest.raises(ArgumentError, match="there are 2 constraints; pass one"):
-        sf.factorize(A, (sf.Dense(), BLOCKS), sf.Single())
     with pytest.raises(ArgumentError, match="constraints is empty"):
         sf.factorize(A, ())
     with pytest.raises(ShapeError, match="not a whole number of blocks"):

@@ -1,0 +1,391 @@
+"""The state of an alternating search over two factors: half-steps, the split of the budget, and what ends the search.
+
+`alternating` says what the search does, and when; this file does it.
+
+Symbols: A matrix (m, n), k inner, X_i state of factor i as (k, m) or (k, n), K budget, K_1 left_nnz.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsefact.backends.protocol import Backend
+from sparsefact.constraints.base import Constraint
+from sparsefact.constraints.double_sparse import DoubleSparse
+from sparsefact.factorizers.identity_start import identity_start
+from sparsefact.factorizers.joint_polish import JointFit
+from sparsefact.factorizers.problem import FactorizationProblem
+from sparsefact.factorizers.simple_products import SIMPLE_PRODUCTS
+from sparsefact.minimizers.protocol import MinimizeProblem
+from sparsefact.minimizers.refit import refit
+from sparsefact.objectives.quadratic import Quadratic
+
+__all__ = ["AlternatingState"]
+
+# A refit that gains less than this, relatively, has stalled.
+_STALLED = 1e-3
+# Conjugate gradients in a refit between two Gram matrices, in a joint fit, and in the fit after an exchange.
+_REFIT_ITERATIONS = 12
+_FIT_ITERATIONS = 30
+_EXCHANGE_ITERATIONS = 8
+# A rank-one term this small, relative to the largest, is ended.
+_VANISHED = 1e-10
+# Entries of both factors that the split looks at.
+_SAMPLE = 1 << 17
+
+
+class AlternatingState:
+    """Two factors as (inner, m) and (inner, n), the inner solver's state of each, and the split between them."""
+
+    def __init__(self, problem: FactorizationProblem, damping: float = 0.0) -> None:
+        self.problem, self.backend, self.iteration = problem, problem.backend, 0
+        (m, k), (_, n) = problem.shapes
+        self.sizes = (m * k, k * n)
+        self.loss_gram = problem.gram
+        if problem.gram is not None and damping:
+            eye = problem.backend.xp.eye(len(problem.gram), dtype=problem.gram.dtype)
+            self.loss_gram = problem.gram + eye * (damping * problem.gram.diagonal().real.mean())
+        self.weight = None if self.loss_gram is None else _weights(self.loss_gram)
+        self.rank: int | None = None
+        # Squares of what is larger or smaller than this could leave the range of float32.
+        largest = float(abs(problem.matrix).max())
+        self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else 4.0 ** round(math.log(largest, 4))
+        self.whole = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
+        # Columns are scaled by the root of the gram's diagonal, until the very end.
+        self.matrix = self.whole if self.weight is None else self.whole * self.weight
+        # Without it the search sees the diagonal alone, which is now the identity.
+        self.gram: NDArray[Any] | None = None
+        self.target = self.matrix
+        self.norm = self._norm(self.matrix)
+        self.order = (0, 1) if m * k <= k * n else (1, 0)
+        self.left_nnz = self._first_split()
+        self.constraints = self._constraints()
+        self.warm: list[Any] = [None, None]
+        self.values: list[Any] = self._start()
+        self.masks: list[NDArray[np.bool_]] = []
+
+    def _first_split(self) -> int:
+        joint = self.problem.constraints
+        if not isinstance(joint, DoubleSparse):
+            return 0
+        if joint.left_nnz is not None:
+            return joint.left_nnz
+        return self._allowed(round(joint.budget * self.sizes[0] / sum(self.sizes)))
+
+    def _allowed(self, left_nnz: int) -> int:
+        """Return the nearest split that leaves each row of a factor an entry, and no factor more than it holds."""
+        assert isinstance(self.problem.constraints, DoubleSparse)
+        budget = self.problem.constraints.budget
+        (m, k), _ = self.problem.shapes
+        low, high = max(m, budget - self.sizes[1]), min(budget - k, self.sizes[0])
+        return max(low, min(left_nnz, high))
+
+    def _constraints(self) -> tuple[Constraint, Constraint]:
+        joint = self.problem.constraints
+        left, right = joint.split(self.left_nnz) if isinstance(joint, DoubleSparse) else joint
+        return left.T, right
+
+    def _start(self) -> list[NDArray[Any]]:
+        """Return the factors to start from: the given ones, or the larger one pruned from A.
+
+        The first half-step forgets the smaller factor, so only the larger one is chosen: half its budget of the largest
+        entries of A's rows (columns), and where `inner` is larger than there are rows, random mixtures of them.
+        """
+        problem, xp = self.problem, self.backend.xp
+        (_, k), (_, n) = problem.shapes
+        if problem.start is not None:
+            left, right = problem.start
+            right = right / right.dtype.type(self.unit)
+            right = right if self.weight is None else right * self.weight
+            return [xp.ascontiguousarray(left.T), xp.ascontiguousarray(right)]
+        small, large = self.order
+        rows = self.matrix if large == 1 else self.matrix.T
+        value = _spread(rows, k, problem.seed, self.backend)
+        constraint = self.constraints[large]
+        sparse = value * self.backend.asarray(constraint.mask(value))
+        kept = constraint.count(value.shape)
+        if kept > 1 and isinstance(problem.constraints, DoubleSparse):
+            # Half of the budget: the dense phase of the search fills in the rest.
+            sparse *= self.backend.topk_mask(sparse, max(1, kept // 2), "matrix")
+        values: list[Any] = [None, None]
+        values[large] = sparse
+        values[small] = xp.zeros((k, problem.shapes[0][0] if small == 0 else n), dtype=sparse.dtype)
+        values[small][:, : values[small].shape[1]] = xp.eye(k, values[small].shape[1], dtype=sparse.dtype)
+        return values
+
+    def half_step(self, side: int, inner: Any) -> None:
+        """Improve one factor with the other one fixed."""
+        start = self.values[side] if self.warm[side] is None else None
+        problem = MinimizeProblem(
+            self._objective(side), self.constraints[side], self.backend, start, self.problem.seed, expendable=True
+        )
+        if hasattr(self.warm[1 - side], "value"):
+            # The half-step has no use for the fixed factor, a whole matrix, and its state can give it again.
+            self.values[1 - side] = None
+        self.values[side] = None
+        state = inner.init(problem, self.warm[side])
+        for _ in range(inner.iterations):
+            inner.step(problem, state)
+        if hasattr(state, "release"):
+            state.release()
+        else:
+            self.values[side] = inner.finish(problem, state).value
+        self.warm[side] = state
+
+    def factor(self, side: int) -> NDArray[Any]:
+        """Return the present factor as a matrix of `inner` rows."""
+        if self.values[side] is None:
+            self.values[side] = self.warm[side].value()
+        value: NDArray[Any] = self.values[side]
+        return value
+
+    def _objective(self, side: int) -> Quadratic:
+        fixed = self.factor(1 - side)
+        weighted = fixed.conj()
+        if side == 1:
+            return Quadratic(weighted @ fixed.T, weighted @ self.target, self.gram)
+        if self.gram is not None:
+            weighted = weighted @ self.gram.T
+        return Quadratic(weighted @ fixed.T, weighted @ self.matrix.T)
+
+    def take_gram(self) -> None:
+        """From here on minimise the loss itself, with the gram in full."""
+        if self.weight is None or self.gram is not None:
+            return
+        gram = self.loss_gram / self.weight
+        gram /= self.weight[:, None]
+        self.gram, self.target = gram, self.matrix @ gram
+        self.norm = self._norm(self.matrix)
+
+    def share_scale(self) -> NDArray[np.bool_] | None:
+        """Give the two sides of every rank-one term the same norm, and end the terms that have vanished.
+
+        The product does not change; without this the norms of a dying term drift apart until they overflow.
+        """
+        if not all(hasattr(state, "rescale") for state in self.warm):
+            return None
+        norms = [np.linalg.norm(self.warm[side].value(), axis=1) for side in (0, 1)]
+        size = norms[0] * norms[1]
+        alive: NDArray[np.bool_] = size > _VANISHED * size.max()
+        for side, (own, other) in enumerate((norms, norms[::-1])):
+            factor = np.where(alive, np.sqrt(np.where(alive, other, 1) / np.where(alive, own, 1)), 0)
+            self.warm[side].rescale(factor.astype(own.dtype)[:, None])
+            self.values[side] = None
+        return alive
+
+    def revive(self, alive: NDArray[np.bool_] | None) -> None:
+        """Start every vanished rank-one term again, from a row (or column) of the residual: the largest first.
+
+        The terms start as they do at the very beginning, with one entry in the smaller factor.
+        """
+        if alive is None or alive.all():
+            return
+        small, large = self.order
+        residual = self.factor(0).T @ self.factor(1)
+        np.subtract(self.matrix, residual, out=residual)
+        residual = residual if large == 1 else residual.T
+        norms = np.linalg.norm(residual, axis=1)
+        dead = np.flatnonzero(~alive)[: norms.size]
+        chosen = np.argsort(-norms, kind="stable")[: dead.size]
+        chosen = chosen[norms[chosen] > _VANISHED * self.norm]
+        dead = dead[: chosen.size]
+        roots = np.sqrt(norms[chosen])
+        self.warm[small].restart(dead, chosen, roots)
+        self.warm[large].restart(dead, None, residual[chosen] / roots[:, None])
+        self.values = [None, None]
+
+    def move_split(self) -> None:
+        """Move budget to the factor whose smallest kept entries contribute more."""
+        joint = self.problem.constraints
+        if not isinstance(joint, DoubleSparse) or joint.left_nnz is not None:
+            return
+        if not all(hasattr(state, "t") for state in self.warm):
+            return
+        # One stride for both, so that every sampled entry stands for as many.
+        stride = -(-sum(self.sizes) // _SAMPLE)
+        left, right = (abs(state.t.reshape(-1)[::stride]) for state in self.warm)
+        both = np.concatenate([left, right])
+        count = min(both.size, max(1, round(joint.budget / stride)))
+        threshold, ties = self.backend.kth_largest_abs(both[None], count)
+        ties, above, equal, other = self.backend.floats(
+            ties, (left > threshold).sum(), (left == threshold).sum(), (right == threshold).sum()
+        )
+        # Entries equal to the threshold are shared in proportion.
+        chosen = above + ties * equal / max(1, equal + other)
+        wanted = chosen / count * joint.budget
+        allowed = self._allowed(round(wanted))
+        if allowed != self.left_nnz:
+            self.left_nnz = allowed
+            self.constraints = self._constraints()
+
+    def error(self) -> float:
+        """Return the relative error of the present factors in the loss that is being minimised."""
+        residual = self.factor(0).T @ self.factor(1)
+        np.subtract(self.matrix, residual, out=residual)
+        return self._norm(residual) / self.norm if self.norm else self._norm(residual)
+
+    def _norm(self, x: NDArray[Any]) -> float:
+        if self.gram is None:
+            return float(self.backend.xp.linalg.norm(x))
+        squared = float(self.backend.xp.vdot(x, x @ self.gram).real)
+        return math.sqrt(max(squared, 0.0))
+
+    def leave_search(self) -> None:
+        """Go from the search to the polish: keep the supports, and take the gram in full."""
+        self.values = [self.factor(side) for side in (0, 1)]
+        for side, (constraint, state) in enumerate(zip(self.constraints, self.warm, strict=True)):
+            value = self.values[side]
+            mask = state.mask if hasattr(state, "mask") else value != 0
+            # Ended early, just after the split moved or a term was started again, the mask may leave the pattern.
+            scores = state.t * mask if hasattr(state, "t") else value
+            mask = mask & self.backend.asarray(constraint.mask(scores))
+            self.values[side] = value * mask
+            self.masks.append(mask)
+        right = getattr(self.warm[1], "right", None)
+        if right is not None:
+            floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
+            self.rank = int((right.values > floor).sum())
+        self.warm = [None, None]
+        self.take_gram()
+
+    def refit(self) -> None:
+        """Refit both factors on their supports, the smaller one first."""
+        for side in self.order:
+            self.values[side] = refit(
+                self._objective(side), self.masks[side], self.values[side], self.backend, iterations=_REFIT_ITERATIONS
+            )
+
+    def refit_until_stalled(self, refits: int) -> bool:
+        """Refit at most so many times, keep the best point, and return whether nothing more is gained that way."""
+        error = self.error()
+        for _ in range(refits):
+            best = list(self.values)
+            self.refit()
+            reached = self.error()
+            if not reached <= error:
+                # Rounding can undo an exact step that has nothing left to gain.
+                self.values = best
+                return True
+            if reached >= error * (1 - _STALLED):
+                return True
+            error = reached
+        return False
+
+    def polish(self, fits: int, exchanges: int) -> tuple[float, float, int, bool]:
+        """Fit both factors together, exchange entries, and fit again.
+
+        Returns
+        -------
+        fitted, exchanged : float
+            The relative error after the first fit, and at the end.
+        count : int
+            How many entries were exchanged.
+        settled : bool
+            Whether the last fit stalled.
+        """
+        fit = JointFit(self.matrix, self.gram, self.values, self.masks, self.backend)
+        settled = fit.fit(fits, _FIT_ITERATIONS)
+        fitted = self._relative(fit.loss)
+        count = fit.exchange(self._choose, exchanges, _EXCHANGE_ITERATIONS) if fits else 0
+        if count:
+            settled = fit.fit(max(1, fits // 2), _FIT_ITERATIONS)
+        self.values, self.masks = fit.values, fit.masks
+        return fitted, self._relative(fit.loss), count, settled
+
+    def _relative(self, loss: float) -> float:
+        return math.sqrt(max(loss, 0.0)) / self.norm if self.norm else 0.0
+
+    def _choose(self, scores: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
+        """Return the masks that the constraints choose by these scores; a joint budget moves between the factors."""
+        joint = self.problem.constraints
+        if isinstance(joint, DoubleSparse):
+            left, right = joint.mask((scores[0].T, scores[1]))
+            return [self.backend.xp.ascontiguousarray(left.T), right]
+        pairs = zip(self.constraints, scores, strict=True)
+        return [self.backend.asarray(constraint.mask(score)) for constraint, score in pairs]
+
+    def try_simple(self, error: float) -> str:
+        """Take a simpler product if it is better than `error`, and say in a sentence that it was."""
+        taken, found = "", self.values
+        if isinstance(self.problem.constraints, DoubleSparse):
+            for sentence, make in SIMPLE_PRODUCTS:
+                candidate = make(self.matrix, self.problem.constraints, self.backend, self.problem.seed)
+                if candidate is None:
+                    continue
+                self.values = candidate
+                reached = self.error()
+                if reached < error:
+                    taken, found, error = sentence, candidate, reached
+        else:
+            sets, shapes = self.problem.constraints, self.problem.shapes
+            simple = identity_start(self.matrix, sets, shapes, self.backend, self.gram)
+            if simple is not None:
+                self.values = [simple[0][0].T, simple[0][1]]
+                if self.error() < error:
+                    place = simple[1] + 1
+                    taken = f" The matrix projected as factor {place}, beside an identity, was better, and was taken."
+                    found = [value * 1 for value in self.values]
+        self.values = found
+        return taken
+
+    def balance(self) -> None:
+        """Undo the scales of the columns; share that of every rank-one term, and the unit, between the factors.
+
+        Shared scales are powers of two, which change no digit.
+        """
+        if self.weight is not None:
+            self.values[1] = self.values[1] / self.weight
+        left, right = (np.linalg.norm(value, axis=1) for value in self.values)
+        both = (left > 0) & (right > 0)
+        ratio = np.exp2(np.rint(np.log2(np.where(both, right, 1) / np.where(both, left, 1)) / 2)).astype(left.dtype)
+        unit = left.dtype.type(math.sqrt(self.unit))
+        self.values[0] *= ratio[:, None] * unit
+        self.values[1] *= unit / ratio[:, None]
+
+    def explain(self) -> str:
+        """Say what the search did."""
+        text = f"Alternated {self.iteration} times between the two factors."
+        if self.problem.gram is not None:
+            size = len(self.problem.gram)
+            dead = int((self.problem.gram.diagonal().real == 0).sum())
+            if dead:
+                text += f" {dead} of {size} inputs are dead (a zero row of the gram)."
+            if self.rank is not None and self.rank < size:
+                text += f" The gram has rank {self.rank} of {size} to working precision."
+        joint = self.problem.constraints
+        if isinstance(joint, DoubleSparse):
+            how = "as asked" if joint.left_nnz is not None else "by marginal gain"
+            left = int(self.masks[0].sum()) if self.masks else self.left_nnz
+            text += (
+                f" The budget of {joint.budget} nonzeros was split {how}: {left} to the left factor, "
+                f"{joint.budget - left} to the right one."
+            )
+        return text
+
+
+def _spread(rows: NDArray[Any], k: int, seed: int, backend: Backend) -> NDArray[Any]:
+    """Return k rows from the given ones: the largest of them, or all and random mixtures of them."""
+    count = rows.shape[0]
+    if k == count:
+        return rows
+    if k < count:
+        norms = (abs(rows) ** 2).sum(axis=1)
+        largest = np.sort(np.argsort(-norms, kind="stable")[:k])
+        chosen: NDArray[Any] = rows[largest]
+        return chosen
+    mixing = np.random.default_rng(seed).standard_normal((k - count, count)) / math.sqrt(count)
+    mixed = backend.asarray(mixing.astype(rows.real.dtype)) @ rows
+    spread: NDArray[Any] = backend.xp.concatenate([rows, mixed])
+    return spread
+
+
+def _weights(gram: NDArray[Any]) -> NDArray[Any]:
+    """Return the root of the gram's diagonal, kept away from zero so that it can be divided by."""
+    diagonal = gram.diagonal().real
+    floor = 1e-8 * float(diagonal.mean()) if diagonal.size else 0.0
+    weights: NDArray[Any] = np.sqrt(np.maximum(diagonal, floor if floor > 0 else 1.0))
+    return weights

@@ -1,0 +1,227 @@
+"""The polish that ends an alternating search: both factors fitted together on their supports, and entries exchanged.
+
+    f(X, Y) = 1/2 tr(R H R^H),   R = A - X^T Y,   X (k, m) and Y (k, n) zero off their masks
+
+**Fit.** A Levenberg-Marquardt step: R is linear in the two changes but for their product, so the step minimises a
+quadratic, by preconditioned conjugate gradients with the residual kept on the supports. Exact refits of one factor
+after the other zigzag where the two are strongly coupled, as under a Gram matrix with a few large directions; a joint
+step does not.
+
+**Exchange.** With g the gradient and h the curvature of an entry, a kept entry w raises f by about h w^2 / 2 when it is
+dropped, and one that is left out lowers it by g^2 / (2 h) when it is taken in. The constraint itself chooses among
+these gains, so any pattern and any joint budget can be exchanged in; what is left out must beat what is kept by a
+factor that grows with every exchange that was refused.
+
+Every stage is measured by f itself and undone where f did not fall.
+
+Symbols: H gram (n, n), the identity when absent; D curvature; M mask; L damping relative to D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sparsefact.backends.protocol import Backend
+
+__all__ = ["JointFit"]
+
+Pair = list[NDArray[Any]]
+Choose = Callable[[Pair], Pair]
+
+# A conjugate gradient iteration that lowers the model by less than this share of f ends the step.
+_SLOW = 3e-4
+# Exchanges that promise less than this share of f are not tried.
+_WORTHLESS = 1e-3
+# A step that lowers f by less than this share has settled.
+_SETTLED = 1e-3
+_LARGEST_DAMPING = 1e3
+
+
+class JointFit:
+    """Two factors as (k, m) and (k, n), their masks, and the loss there.
+
+    Parameters
+    ----------
+    matrix : (m, n) array
+    gram : (n, n) array, optional
+    values, masks : lists of two arrays, (k, m) and (k, n)
+        Not modified.
+    backend : Backend
+    """
+
+    def __init__(
+        self, matrix: NDArray[Any], gram: NDArray[Any] | None, values: Pair, masks: Pair, backend: Backend
+    ) -> None:
+        self.matrix, self.gram, self.backend = matrix, gram, backend
+        self.values, self.masks = list(values), list(masks)
+        self.damping = 1e-3
+        self.loss, self.weighted = self._measure(self.values)
+
+    def _weigh(self, x: NDArray[Any]) -> NDArray[Any]:
+        weighted: NDArray[Any] = x if self.gram is None else x @ self.gram
+        return weighted
+
+    def _measure(self, values: Pair) -> tuple[float, NDArray[Any]]:
+        """Return tr(R H R^H) and R H."""
+        xp = self.backend.xp
+        residual = values[0].T @ values[1]
+        xp.subtract(self.matrix, residual, out=residual)
+        weighted = self._weigh(residual)
+        (loss,) = self.backend.floats(xp.vdot(residual, weighted).real)
+        return loss, weighted
+
+    def _gradients(self, weighted: NDArray[Any]) -> Pair:
+        """Return minus the gradient for the residual R whose R H is given."""
+        left, right = self.values
+        return [right.conj() @ weighted.T, left.conj() @ weighted]
+
+    def _curvatures(self) -> Pair:
+        """Return the diagonal of the Hessian, as two arrays that broadcast to the factors' shapes."""
+        left, right = self.values
+        own = (right.conj() * self._weigh(right)).real.sum(axis=1, keepdims=True)
+        other = (abs(left) ** 2).sum(axis=1, keepdims=True)
+        return [own, other if self.gram is None else other * self.gram.diagonal().real[None, :]]
+
+    def fit(self, steps: int, iterations: int, stalled: float = 5e-3) -> bool:
+        """Take damped Gauss-Newton steps until one is not worth its time; return whether it gained next to nothing.
+
+        Parameters
+        ----------
+        steps : int
+        iterations : int
+            Conjugate gradients in each step, at most.
+        stalled : float
+            In units of the squared error, relative.
+        """
+        for _ in range(steps):
+            before = self.loss
+            if before <= 0 or not self._step(iterations):
+                return True
+            if self.loss > before * (1 - stalled):
+                return self.loss > before * (1 - _SETTLED)
+        return False
+
+    def _step(self, iterations: int) -> bool:
+        """Take one step that lowers the loss, with as much damping as that needs; return whether there was one."""
+        gradients = [g * mask for g, mask in zip(self._gradients(self.weighted), self.masks, strict=True)]
+        curvatures = self._curvatures()
+        while self.damping < _LARGEST_DAMPING:
+            change = self._solve(gradients, curvatures, iterations)
+            values = [value + by for value, by in zip(self.values, change, strict=True)]
+            loss, weighted = self._measure(values)
+            if loss < self.loss:
+                self.values, self.loss, self.weighted = values, loss, weighted
+                self.damping = max(self.damping / 4, 1e-6)
+                return True
+            self.damping *= 8
+        self.damping = 1e-3
+        return False
+
+    def _solve(self, gradients: Pair, curvatures: Pair, iterations: int) -> Pair:
+        """Return the changes that minimise the damped model on the supports, by conjugate gradients."""
+        xp = self.backend.xp
+        left, right = self.values
+        ridge = [self.damping * each for each in curvatures]
+        inverse = [
+            xp.where(each > 0, 1 / xp.where(each > 0, each + shift, 1), 0)
+            for each, shift in zip(curvatures, ridge, strict=True)
+        ]
+        # All of these stay zero off the supports, so only what a product returns needs the masks.
+        residual = [each.copy() for each in gradients]
+        direction = [w * r for w, r in zip(inverse, residual, strict=True)]
+        change = [xp.zeros_like(each) for each in residual]
+        size = _dot(xp, residual, direction)
+        for iteration in range(iterations):
+            image = direction[0].T @ right
+            image += left.T @ direction[1]
+            image = self._weigh(image)
+            curved = [right.conj() @ image.T, left.conj() @ image]
+            for each, mask, shift, along in zip(curved, self.masks, ridge, direction, strict=True):
+                each *= mask
+                each += shift * along
+            bend = _dot(xp, direction, curved)
+            # Zero over zero is a gradient that is zero: no step, and no NaN.
+            length = xp.where(bend > 0, size / xp.where(bend > 0, bend, 1), 0)
+            for i in range(2):
+                change[i] += length * direction[i]
+                curved[i] *= length
+                residual[i] -= curved[i]
+                xp.multiply(inverse[i], residual[i], out=curved[i])
+            fresh = _dot(xp, residual, curved)
+            if iteration % 4 == 3:
+                (gain,) = self.backend.floats(length * size)
+                if not gain > _SLOW * self.loss:
+                    break
+            ratio = xp.where(size > 0, fresh / xp.where(size > 0, size, 1), 0)
+            for i in range(2):
+                direction[i] *= ratio
+                direction[i] += curved[i]
+            size = fresh
+        return change
+
+    def exchange(self, choose: Choose, rounds: int, iterations: int) -> int:
+        """Exchange kept entries for better ones while the loss falls; return how many entries were exchanged.
+
+        Parameters
+        ----------
+        choose : callable
+            From two arrays of scores to two masks inside the constraint.
+        rounds : int
+            Exchanges that are tried.
+        iterations : int
+            Conjugate gradients of the fit that follows each.
+        """
+        exchanged, handicap = 0, 1.0
+        for _ in range(rounds):
+            scores = self._scores(handicap)
+            masks = choose(scores)
+            count, gain = self._promise(scores, masks)
+            if not gain > _WORTHLESS * self.loss:
+                break
+            trial = JointFit(
+                self.matrix,
+                self.gram,
+                [value * mask for value, mask in zip(self.values, masks, strict=True)],
+                masks,
+                self.backend,
+            )
+            trial.damping = self.damping
+            trial.fit(1, iterations)
+            if trial.loss < self.loss:
+                stalled = trial.loss > self.loss * (1 - 1e-4)
+                self.values, self.masks = trial.values, trial.masks
+                self.loss, self.weighted, self.damping = trial.loss, trial.weighted, trial.damping
+                exchanged += int(count)
+                if stalled:
+                    break
+            else:
+                handicap *= 0.6
+        return exchanged
+
+    def _promise(self, scores: Pair, masks: Pair) -> tuple[int, float]:
+        """Return how many entries new masks take in, and the fall of the loss if their gains add up."""
+        taken, gain = 0, 0.0
+        for score, new, old in zip(scores, masks, self.masks, strict=True):
+            squares = score * score
+            taken = taken + (new & ~old).sum()
+            gain = gain + (squares * new).sum() - (squares * old).sum()
+        count, promised = self.backend.floats(taken, gain)
+        return int(count), promised
+
+    def _scores(self, handicap: float) -> Pair:
+        """Return the root of what each entry contributes: kept ones |w| sqrt(h), others handicap |g| / sqrt(h)."""
+        xp, scores = self.backend.xp, []
+        gradients = self._gradients(self.weighted)
+        for value, mask, g, curvature in zip(self.values, self.masks, gradients, self._curvatures(), strict=True):
+            root = xp.sqrt(curvature)
+            inverse = xp.where(root > 0, 1 / xp.where(root > 0, root, 1), 0)
+            factor = root.dtype.type(handicap)
+            scores.append(xp.where(mask, abs(value) * root, factor * abs(g) * inverse))
+        return scores
+
+
+def _dot(xp: Any, left: Pair, right: Pair) -> Any:
+    return xp.vdot(left[0], right[0]).real + xp.vdot(left[1], right[1]).real
