@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import sparsefact
+from sparsefact.checkpoints.journal import JOURNAL_NAME, Journal
 from sparsefact.cli.app import app
 
 Tensors = dict[str, NDArray[Any]]
@@ -319,21 +320,21 @@ def test_interrupt_keeps_the_old_output(checkpoint: Path, monkeypatch: pytest.Mo
     before = listing(checkpoint.parent)
     monkeypatch.setattr(progress._Lines, "__call__", interrupt)
     done = invoke("factorize", checkpoint, "-o", output)
-    assert done.exit_code == 130
+    assert done.exit_code == 75
     assert done.stdout == "" and "Interrupted" in done.stderr and "Traceback" not in done.stderr
     assert listing(checkpoint.parent) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_keep_what_is_committed_and_nothing_else(tmp_path: Path, number: signal.Signals) -> None:
     checkpoint, output = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     rng = np.random.default_rng(0)
-    save_file({f"layer.{i}": rng.standard_normal((96, 96)).astype(np.float32) for i in range(200)}, checkpoint)
+    save_file({f"layer.{i}": rng.standard_normal((96, 96)).astype(np.float32) for i in range(12)}, checkpoint)
     output.write_bytes(b"the old output")
     command = [sys.executable, "-c", "from sparsefact.cli import main; main()"]
     job = subprocess.Popen(
-        [*command, "factorize", str(checkpoint), "-o", str(output)],
+        [*command, "factorize", str(checkpoint), "-o", str(output), "--effort", "fast"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -343,10 +344,19 @@ def test_signals_leave_nothing_behind(tmp_path: Path, number: signal.Signals, co
     first = job.stderr.readline()  # one matrix is done, many are left
     job.send_signal(number)
     stdout, stderr = job.communicate(timeout=60)
-    assert job.returncode == code, (first, stderr)
-    assert stdout == "" and "Traceback" not in stderr
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors", "out.safetensors"]
+    assert job.returncode == 75, (first, stderr)
+    assert stdout == "" and "Traceback" not in stderr and "the same command goes on" in stderr
+    partial = tmp_path / "out.safetensors.partial"
+    assert {file.name for file in tmp_path.iterdir()} == {checkpoint.name, output.name, partial.name}
     assert output.read_bytes() == b"the old output"
+    kept = {entry["file"] for entry in Journal.open(partial / JOURNAL_NAME).entries if entry["kind"] == "committed"}
+    assert kept and {file.name for file in partial.iterdir()} == kept | {JOURNAL_NAME, "recipe.toml"}
+    done = invoke("factorize", checkpoint, "-o", output, "--effort", "fast", "--resume", "required", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["resumed"] == len(kept)
+    assert {file.name for file in tmp_path.iterdir()} == {checkpoint.name, output.name}
+    fresh = invoke("factorize", checkpoint, "-o", tmp_path / "fresh.safetensors", "--effort", "fast")
+    assert fresh.exit_code == 0 and output.read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
 
 
 def test_names_cannot_reach_the_terminal_unescaped(tmp_path: Path) -> None:
@@ -469,3 +479,11 @@ def test_progress_bar_on_a_terminal(checkpoint: Path, monkeypatch: pytest.Monkey
     assert done.exit_code == 0, done.output
     assert "block.1.weight" in done.stdout and "\x1b" not in done.stdout
     assert "\x1b[" in done.stderr and "block.1.weight" in done.stderr and "[2/2]" in done.stderr
+
+
+def test_a_failure_is_told_once(checkpoint: Path) -> None:
+    tensors = make_tensors()
+    tensors["block.1.weight"][3, 5] = np.nan
+    save_file(tensors, checkpoint)
+    done = invoke("factorize", checkpoint, "-o", checkpoint.with_name("out"), "--density", "0.5", "--effort", "fast")
+    assert done.exit_code == 1 and done.stderr.count("NaN or infinite") == 1 and "Warning" not in done.stderr

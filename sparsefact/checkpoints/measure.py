@@ -50,14 +50,14 @@ def product_times(A: NDArray[Any], F: Factorization, *, batch: int = 128, second
 
 
 def _median_ms(multiply: Callable[[], Any], seconds: float) -> float:
+    multiply()  # pays for the plan of the product, for kernels that are compiled on first use and for cold caches
     times: list[float] = []
     begin = time.perf_counter()
     while not times or (time.perf_counter() - begin < seconds and len(times) < _MOST):
         start = time.perf_counter()
         multiply()
         times.append(time.perf_counter() - start)
-    # The first of several pays for cold caches.
-    return 1000 * statistics.median(times[1:] or times)
+    return 1000 * statistics.median(times)
 
 
 def magnitude_error(A: NDArray[Any], count: int) -> float:

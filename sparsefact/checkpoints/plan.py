@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from sparsefact.checkpoints.grams import check_gram_entry
+from sparsefact.checkpoints.methods import build_constraint, nonzeros_of
+from sparsefact.checkpoints.recipe import Recipe, Rule, matches
 from sparsefact.constraints.base import check_density
-from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.errors import ArgumentError, BudgetError, DtypeError, ShapeError
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.dtypes import COMPUTABLE
@@ -37,15 +39,23 @@ class Target:
         Its safetensors code: ``"F64"``, ``"F32"``, ``"F16"`` or ``"BF16"``.
     nbytes : int
         Its size in the checkpoint.
-    constraint : DoubleSparse
-        What the two factors must obey.
+    constraint : constraint or None
+        What the factors must obey; None while it is still to be found, by a tolerance or by a budget in total.
+    rule : Rule
+        The rule of the recipe that it follows.
     """
 
     name: str
     shape: tuple[int, int]
     dtype: str
     nbytes: int
-    constraint: DoubleSparse
+    constraint: Any
+    rule: Rule = field(default_factory=Rule)
+
+    @property
+    def budget(self) -> int | None:
+        """The most nonzeros that its factors may store together; None while the constraint is to be found."""
+        return None if self.constraint is None else nonzeros_of(self.constraint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +86,21 @@ class Plan:
         The matrices to factorize, in the order of the checkpoint.
     copied : tuple of Copied
         Every other tensor, in the order of the checkpoint.
-    density : float
-        Nonzeros of both factors together, as a fraction of the entries of each matrix.
+    recipe : Recipe
+        What it follows.
     """
 
     source: Path
     targets: tuple[Target, ...]
     copied: tuple[Copied, ...]
-    density: float
+    recipe: Recipe
+
+    @property
+    def density(self) -> float | None:
+        """The density that all rules have in common, or that of the budget in total; None if there are several."""
+        densities = {rule.density for rule in self.recipe.rules if rule.constraint == "double-sparse"}
+        densities = {self.recipe.total if density is None else density for density in densities}
+        return densities.pop() if len(densities) == 1 else None
 
 
 def plan(
@@ -92,6 +109,8 @@ def plan(
     density: float = 0.3,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
+    recipe: Recipe | None = None,
+    words: tuple[str, str] = ("targets", "ignore"),
 ) -> Plan:
     """Choose what is factorized: the 2-D floating tensors, unless patterns say otherwise. Only headers are read.
 
@@ -102,10 +121,15 @@ def plan(
     density : float, optional
         In (0, 1]: the two factors of a matrix together hold at most ``floor(density * m * n)`` nonzeros.
     include : str or iterable of str, optional
-        Shell patterns (``*``, ``?``, ``[...]``; case matters): only tensors whose name matches one are factorized. A
-        pattern with wildcards passes over what cannot be factorized; a name in full insists, and is an error then.
+        Patterns (``*``, ``?``, ``[...]``, or a regular expression after ``re:``; case matters): only tensors whose name
+        matches one are factorized. A pattern with wildcards passes over what cannot be factorized; a name in full
+        insists, and is an error then.
     exclude : str or iterable of str, optional
         Patterns of tensors that are copied even if they are included.
+    recipe : Recipe, optional
+        Instead of `density`, `include` and `exclude`, which make a recipe of one rule.
+    words : (str, str), optional
+        What the caller calls the targets and the ignored patterns of a recipe, for the sentences.
 
     Returns
     -------
@@ -116,7 +140,7 @@ def plan(
     Raises
     ------
     ArgumentError
-        If an include pattern matches no tensor at all, or `source` is a file that sparsefact itself has written.
+        If a pattern of targets matches no tensor at all, or `source` is a file that sparsefact itself has written.
     BudgetError
         If the density is outside (0, 1], or too small for a tensor that is included by its full name, or for every
         one that could be factorized.
@@ -134,40 +158,49 @@ def plan(
     ...     path = Path(folder) / "model.safetensors"
     ...     write_tensors(path, {"w": np.ones((20, 30)), "bias": np.ones(20)})
     ...     work = plan(path, density=0.5)
-    >>> [(target.name, target.constraint.budget) for target in work.targets]
+    >>> [(target.name, target.budget) for target in work.targets]
     [('w', 300)]
     >>> work.copied
     (Copied(name='bias', reason='it has 1 dimension'),)
     """
-    density = check_density("density", density)
-    included, excluded = _patterns("include", include), _patterns("exclude", exclude)
+    if recipe is None:
+        words = ("include", "exclude")
+        included, excluded = _patterns("include", include), _patterns("exclude", exclude)
+        density = check_density("density", density)
+        recipe = Recipe((Rule(targets=included or ("*",), ignore=excluded, density=density),))
     with open_checkpoint(source) as checkpoint:
         _refuse_factor_file(checkpoint)
-        for pattern in included:
-            if not any(_matches(name, pattern) for name in checkpoint.names):
-                raise _matches_nothing(pattern, checkpoint)
+        for rule in recipe.rules:
+            for pattern in rule.targets:
+                if pattern != "*" and not any(matches(name, pattern) for name in checkpoint.names):
+                    raise _matches_nothing(words[0], pattern, checkpoint)
         targets: list[Target] = []
         copied: list[Copied] = []
         small: list[BudgetError] = []
         for name in checkpoint.names:
             info = checkpoint.info(name)
-            reason = _left_out(name, included, excluded)
-            if reason is None:
+            rule_index = recipe.rule_of(name)
+            reason = _left_out(name, recipe, words) if rule_index is None else None
+            if rule_index is not None:
+                rule = recipe.rules[rule_index]
                 try:
-                    targets.append(_target(info, density))
-                    continue
-                except (BudgetError, DtypeError, ShapeError) as error:
+                    if rule.constraint != "copy":
+                        targets.append(_target(info, rule, recipe.total))
+                        continue
+                    reason = f"rule {rule_index + 1} copies it"
+                except (ArgumentError, BudgetError, DtypeError, ShapeError) as error:
                     # The name in full is what insists; a tensor's name may itself contain wildcards.
-                    if name in included:
+                    if name in rule.targets:
                         raise
                     if isinstance(error, BudgetError):
                         small.append(error)
-                    reason = _reason(info, density)
-            copied.append(Copied(name, reason))
+                    reason = _reason(info, rule, recipe.total, error)
+            copied.append(Copied(name, reason or ""))
     if small and not targets:
         raise small[0]
     _refuse_taken_names(targets, copied)
-    return Plan(Path(source), tuple(targets), tuple(copied), density)
+    _refuse_missing_grams(targets)
+    return Plan(Path(source), tuple(targets), tuple(copied), recipe)
 
 
 def _patterns(argument: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
@@ -178,31 +211,26 @@ def _patterns(argument: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
     return listed
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)
-
-
-def _matches_nothing(pattern: str, checkpoint: Checkpoint) -> ArgumentError:
+def _matches_nothing(word: str, pattern: str, checkpoint: Checkpoint) -> ArgumentError:
     names = checkpoint.names[:_COMPARED]
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
     hint = f"the nearest names are {', '.join(quoted(name) for name in near)}" if near else "it has no tensors"
     return ArgumentError(
-        f"include is {quoted(pattern)}, which matches none of the {len(checkpoint.names)} tensors of "
+        f"{word} is {quoted(pattern)}, which matches none of the {len(checkpoint.names)} tensors of "
         f"{checkpoint.path}; {hint}"
     )
 
 
-def _left_out(name: str, included: Sequence[str], excluded: Sequence[str]) -> str | None:
-    """Return why the patterns leave a tensor out, or None."""
-    for pattern in excluded:
-        if _matches(name, pattern):
-            return f"it matches the exclude pattern {quoted(pattern)}"
-    if included and not any(_matches(name, pattern) for pattern in included):
-        return "it matches no include pattern"
-    return None
+def _left_out(name: str, recipe: Recipe, words: tuple[str, str]) -> str:
+    """Return why no rule takes a tensor."""
+    for rule in recipe.rules:
+        for pattern in rule.ignore:
+            if matches(name, pattern):
+                return f"it matches the {words[1]} pattern {quoted(pattern)}"
+    return f"it matches no {words[0]} pattern"
 
 
-def _target(info: TensorInfo, density: float) -> Target:
+def _target(info: TensorInfo, rule: Rule, total: float | None) -> Target:
     who = f"tensor {quoted(info.name)}"
     if len(info.shape) != 2:
         raise ShapeError(
@@ -219,13 +247,28 @@ def _target(info: TensorInfo, density: float) -> Target:
             f"{who} has the shape {info.shape}, and two sparse factors need at least 2 rows and 2 columns; leave it out"
         )
     try:
-        constraint = double_sparse((rows, columns), density)
+        constraint = build_constraint(
+            rule.constraint, (rows, columns), density=_density(rule, total), blocks=rule.blocks, rank=rule.rank
+        )
     except BudgetError as error:
         raise BudgetError(f"{who}: {error}; or leave it out with --exclude") from None
-    return Target(info.name, (rows, columns), info.dtype, info.nbytes, constraint)
+    except (ArgumentError, ShapeError) as error:
+        raise type(error)(f"{who}: {error}") from None
+    if rule.constraint == "double-sparse" and rule.density is None:
+        constraint = None
+    return Target(info.name, (rows, columns), info.dtype, info.nbytes, constraint, rule)
 
 
-def _reason(info: TensorInfo, density: float) -> str:
+def _density(rule: Rule, total: float | None) -> float | None:
+    """Return the density at which a matrix must have a factorization to be a target."""
+    if rule.constraint != "double-sparse":
+        return None
+    if rule.tolerance is not None:
+        return 1.0
+    return total if rule.density is None else rule.density
+
+
+def _reason(info: TensorInfo, rule: Rule, total: float | None, error: Exception) -> str:
     """Return in a few words why `_target` refused a tensor."""
     dimensions = len(info.shape)
     if dimensions != 2:
@@ -234,7 +277,9 @@ def _reason(info: TensorInfo, density: float) -> str:
         return f"its dtype is {info.dtype}"
     if min(info.shape) < 2:
         return "it is a single row or column" if min(info.shape) else "it is empty"
-    return f"it is too small for the density {density:g}"
+    if isinstance(error, BudgetError):
+        return f"it is too small for the density {_density(rule, total):g}"
+    return f"its shape does not fit the constraint {rule.constraint!r}"
 
 
 def _refuse_factor_file(checkpoint: Checkpoint) -> None:
@@ -245,6 +290,15 @@ def _refuse_factor_file(checkpoint: Checkpoint) -> None:
                 raise ArgumentError(
                     f"source is {path}, a file of factors that sparsefact has written; give the checkpoint it came from"
                 )
+
+
+def _refuse_missing_grams(targets: Sequence[Target]) -> None:
+    """Refuse a file of Gram matrices that lacks one that a rule asks for."""
+    for path in sorted({target.rule.gram for target in targets if target.rule.gram is not None}):
+        with TensorFile(path) as file:
+            for target in targets:
+                if target.rule.gram == path:
+                    check_gram_entry(file, target.name, target.shape[1])
 
 
 def _refuse_taken_names(targets: Sequence[Target], copied: Sequence[Copied]) -> None:

@@ -17,8 +17,9 @@ class Event:
     Attributes
     ----------
     kind : str
-        ``"start"``, ``"progress"``, ``"done"`` or ``"failed"`` of a matrix, ``"copied"`` of a tensor, ``"writing"`` of
-        the output.
+        ``"start"``, ``"progress"``, ``"measured"``, ``"done"`` or ``"failed"`` of a matrix, ``"resumed"`` of one that
+        an earlier run has committed, ``"copied"`` of a tensor, ``"writing"`` of the output; ``"waiting"`` now and then
+        while there is nothing to tell, so that the receiver can end the run by raising.
     name : str
         The tensor, or the output's path.
     index, total : int
@@ -70,6 +71,8 @@ class MatrixReport:
         The name of the solver's `Status` in lower case, or ``"failed"``.
     message : str
         Why it failed, or what else is to be known.
+    weighted_error : float or None
+        The relative error in the loss of the Gram matrix, where there was one.
     """
 
     name: str
@@ -86,6 +89,7 @@ class MatrixReport:
     factor_ms: float | None
     status: str
     message: str = ""
+    weighted_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class RunReport:
     Attributes
     ----------
     output : Path
-        The file that was written.
+        The file or folder that was written.
     matrices : tuple of MatrixReport
         One for each target of the plan, in its order.
     copied : tuple of str
@@ -104,6 +108,8 @@ class RunReport:
         Of all tensors together.
     seconds : float
         The whole run.
+    resumed : int
+        How many of the matrices an earlier run had committed.
     """
 
     output: Path
@@ -112,6 +118,7 @@ class RunReport:
     bytes_before: int
     bytes_after: int
     seconds: float
+    resumed: int = 0
 
     @property
     def failed(self) -> tuple[MatrixReport, ...]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sparsefact.checkpoints.output import read_folder
+from sparsefact.checkpoints.verify_folder import check_files
 from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.errors import SparsefactError
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
@@ -25,6 +29,7 @@ from sparsefact.products.storage import read_document
 
 __all__ = ["Finding", "VerifyReport", "verify"]
 
+_Tensors = TensorFile | Checkpoint
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-12
 _PANEL = 1 << 21  # entries of the residual formed together
 _PARTS = {"bitmask": {"bits", "values"}, "csr": {"indptr", "indices", "values"}}
@@ -73,16 +78,16 @@ class _Wrong(Exception):
 
 
 def verify(path: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None) -> VerifyReport:
-    """Check every claim in a file of factors, and go on after what is wrong.
+    """Check every claim in a file of factors or an output folder, and go on after what is wrong.
 
     Of each matrix: its tensors are there and have the recorded SHA-256, its factors are well formed, finite, chained to
     its shape and within the budget of nonzeros. Of each copied tensor: its SHA-256. Of the file: no tensor is
-    unaccounted for.
+    unaccounted for. Of a folder: every byte of every file, by the SHA-256 of its journal.
 
     Parameters
     ----------
     path : path-like
-        The file of factors.
+        The file of factors, or the folder that a run has written.
     against : path-like, optional
         The checkpoint it came from: its matrices must be the ones that were factorized (SHA-256), the errors,
         recomputed in float64, must agree with the recorded ones (to 1e-6 of their size plus 1e-12), copied tensors must
@@ -112,15 +117,26 @@ def verify(path: str | os.PathLike[str], *, against: str | os.PathLike[str] | No
     >>> report.ok, report.findings[0].message
     (True, '10 nonzeros in 2 factors')
     """
-    with TensorFile(path) as file:
-        content = read_document(file.metadata, str(path))
-        if against is None:
-            return VerifyReport(tuple(_findings(file, content, None)))
-        with open_checkpoint(against) as source:
-            return VerifyReport(tuple(_findings(file, content, source)))
+    with ExitStack() as opened:
+        source = None if against is None else opened.enter_context(open_checkpoint(against))
+        if Path(path).is_dir():
+            return VerifyReport(tuple(_folder_findings(Path(path), source)))
+        file = opened.enter_context(TensorFile(path))
+        return VerifyReport(tuple(_findings(file, read_document(file.metadata, str(path)), source)))
 
 
-def _findings(file: TensorFile, content: Mapping[str, Any], source: Checkpoint | None) -> Iterator[Finding]:
+def _folder_findings(folder: Path, source: Checkpoint | None) -> Iterator[Finding]:
+    for name, ok, message in check_files(folder):
+        yield Finding(name, ok, message)
+    try:
+        content = read_folder(folder)
+        with open_checkpoint(folder) as checkpoint:
+            yield from _findings(checkpoint, content, source)
+    except (SparsefactError, MemoryError) as error:
+        yield Finding(folder.name, False, str(error) or "there is not enough memory to check it")
+
+
+def _findings(file: _Tensors, content: Mapping[str, Any], source: Checkpoint | None) -> Iterator[Finding]:
     records: dict[str, Any] = content["matrices"]
     used: set[str] = set()
     for name, record in records.items():
@@ -147,7 +163,7 @@ def _findings(file: TensorFile, content: Mapping[str, Any], source: Checkpoint |
             yield Finding(name, False, "it is in the checkpoint, but neither it nor its factors are in the file")
 
 
-def _kept(name: str, file: TensorFile, source: Checkpoint | None, checksums: Mapping[str, Any]) -> str:
+def _kept(name: str, file: _Tensors, source: Checkpoint | None, checksums: Mapping[str, Any]) -> str:
     """Check a tensor that was taken over unchanged."""
     if name not in file:
         raise _Wrong("it is listed as taken over, but it is not in the file")
@@ -168,7 +184,7 @@ def _kept(name: str, file: TensorFile, source: Checkpoint | None, checksums: Map
     return "the same bytes as in the checkpoint"
 
 
-def _matrix(name: str, record: Any, file: TensorFile, source: Checkpoint | None, used: set[str]) -> Iterator[Finding]:
+def _matrix(name: str, record: Any, file: _Tensors, source: Checkpoint | None, used: set[str]) -> Iterator[Finding]:
     """Check one record; several things may be wrong with it at once."""
     wrong: list[str] = []
     message = ""
@@ -222,7 +238,7 @@ def _shape(fields: Any, where: str) -> tuple[int, int]:
 
 
 def _factor(
-    entry: Any, j: int, record: Any, file: TensorFile, used: set[str], wrong: list[str]
+    entry: Any, j: int, record: Any, file: _Tensors, used: set[str], wrong: list[str]
 ) -> sparse.csr_array | NDArray[Any] | None:
     """Decode one factor, or say in `wrong` why it cannot be."""
     where = f"factor {j}"
@@ -248,7 +264,7 @@ def _factor(
         return None
 
 
-def _tensor(listed: Any, where: str, file: TensorFile) -> NDArray[Any]:
+def _tensor(listed: Any, where: str, file: _Tensors) -> NDArray[Any]:
     name, sha256 = _get(listed, "name", str, where), _get(listed, "sha256", str, where)
     if name not in file:
         raise _Wrong(f"{where}: the tensor {quoted(name)} is not in the file")

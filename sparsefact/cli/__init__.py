@@ -1,4 +1,4 @@
-"""The command line: `sparsefact factorize`, `inspect`, `verify` and `demo`, one file each."""
+"""The command line: `sparsefact factorize`, `inspect`, `verify`, `export`, `report` and others, one file each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def main() -> None:
     """Run the command line with the arguments of the process.
 
     Results go to standard output, progress and errors to standard error. The process ends with 0 (done), 1 (some
-    matrices failed, or verify found something), 2 (bad usage or bad input: one sentence) or 130 (interrupted).
+    matrices failed, or verify found something), 2 (bad usage or bad input: one sentence), 75 (factorize
+    was interrupted and can go on) or 130 (interrupted).
     """
     from sparsefact.cli.app import app
 

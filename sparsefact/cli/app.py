@@ -16,7 +16,7 @@ from sparsefact.errors import SparsefactError
 
 __all__ = ["app"]
 
-_COMMANDS = ("factorize", "inspect", "verify", "check", "demo", "bench")
+_COMMANDS = ("factorize", "inspect", "verify", "export", "report", "check", "bench", "demo")
 
 
 class _Group(click.Group):
@@ -50,7 +50,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = printable(record.getMessage())
-        if record.name != "sparsefact.checkpoints.run" and text not in self._shown:
+        if record.name != "sparsefact.checkpoints.job" and text not in self._shown:
             self._shown.add(text)
             click.echo(f"Warning: {text}", err=True)
 
@@ -59,10 +59,10 @@ class _Warnings(logging.Handler):
 @click.version_option(__version__, prog_name="sparsefact", message="%(prog)s %(version)s")
 @click.pass_context
 def app(ctx: click.Context) -> None:
-    """Turn the weight matrices of a checkpoint into products of two sparse matrices, and check the result.
+    """Turn the weight matrices of a checkpoint into products of sparse matrices, and check the result.
 
     Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 some matrices failed
-    or verify found something, 2 bad usage or bad input, 130 interrupted.
+    or verify found something, 2 bad usage or bad input, 75 factorize was interrupted and can go on, 130 interrupted.
     """
     logger, handler = logging.getLogger("sparsefact"), _Warnings()
     logger.addHandler(handler)

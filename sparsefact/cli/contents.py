@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sparsefact.checkpoints.output import is_output_folder, read_folder
 from sparsefact.checkpoints.plan import Plan, plan
-from sparsefact.io.checkpoint import open_checkpoint
+from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.products.fields import Fields
 from sparsefact.products.storage import KEY, read_document
@@ -26,9 +27,11 @@ def describe_plan(work: Plan) -> dict[str, Any]:
     -------
     dict
         ``source``, ``density`` and ``tensors``, a list of dictionaries with name, shape, dtype, nbytes, target (whether
-        it is factorized), budget (nonzeros of both factors together, or None) and reason (why it is copied, or None).
+        it is factorized), rule (which of the recipe, from 1, or None), budget (nonzeros of both factors together, or
+        None) and reason (why it is copied, or None).
     """
-    budgets = {target.name: target.constraint.budget for target in work.targets}
+    budgets = {target.name: target.budget for target in work.targets}
+    rules = {target.name: work.recipe.rules.index(target.rule) + 1 for target in work.targets}
     reasons = {tensor.name: tensor.reason for tensor in work.copied}
     with open_checkpoint(work.source) as checkpoint:
         infos = [checkpoint.info(name) for name in checkpoint.names]
@@ -39,6 +42,7 @@ def describe_plan(work: Plan) -> dict[str, Any]:
             "dtype": info.dtype,
             "nbytes": info.nbytes,
             "target": info.name in budgets,
+            "rule": rules.get(info.name),
             "budget": budgets.get(info.name),
             "reason": reasons.get(info.name),
         }
@@ -66,17 +70,20 @@ def describe(path: Path) -> dict[str, Any]:
     StorageError, FormatError
         If it cannot be read, or a record is not what it should be.
     """
+    if is_output_folder(path):
+        content = read_folder(path)
+        with open_checkpoint(path) as checkpoint:
+            return _describe_factors(checkpoint, content)
     with open_checkpoint(path) as checkpoint:
         files = checkpoint.files
     for file in files:
         with TensorFile(file) as opened:
             if KEY in opened.metadata:
-                return _describe_factors(opened)
+                return _describe_factors(opened, read_document(opened.metadata, str(opened.path)))
     return describe_plan(plan(path, density=1.0))
 
 
-def _describe_factors(file: TensorFile) -> dict[str, Any]:
-    content = read_document(file.metadata, str(file.path))
+def _describe_factors(file: TensorFile | Checkpoint, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": content["source"],
         "version": content["version"],
@@ -88,7 +95,7 @@ def _describe_factors(file: TensorFile) -> dict[str, Any]:
     }
 
 
-def _matrix(file: TensorFile, name: str, record: Any) -> dict[str, Any]:
+def _matrix(file: TensorFile | Checkpoint, name: str, record: Any) -> dict[str, Any]:
     where = f"{file.path}: {name!r}"
     fields = Fields(record, where)
     shape, nnz = fields.shape(), fields.count("nnz")

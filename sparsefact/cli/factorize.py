@@ -1,28 +1,42 @@
-"""`sparsefact factorize`: every chosen matrix of a checkpoint becomes a product of two sparse ones."""
+"""`sparsefact factorize`: every chosen matrix of a checkpoint becomes a product of sparse ones."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import click
+from click.core import ParameterSource
 
 from sparsefact.cli.failure import BadInput
 from sparsefact.cli.table import show_table
 from sparsefact.cli.text import document, duration, milliseconds, percent, printable, shape_text, size
+from sparsefact.errors import SparsefactError
 
 if TYPE_CHECKING:
+    from sparsefact.checkpoints.estimate import Estimate
     from sparsefact.checkpoints.plan import Plan
-    from sparsefact.checkpoints.run import RunReport
+    from sparsefact.checkpoints.run import Event, RunReport
 
 __all__ = ["factorize"]
 
 _NAMES_SHOWN = 8
+_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+_RULE_OPTIONS = ("density", "tolerance", "total", "include", "exclude", "solver", "gram", "effort")
 
 
-@click.command(short_help="Write the matrices of a checkpoint as products of two sparse ones.")
+@click.command(short_help="Write the matrices of a checkpoint as products of sparse ones.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The factor file to write (.safetensors).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The folder to write, or one factor file (.safetensors)."
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="A TOML file with the rules, instead of the options below."
+)
 @click.option(
     "--density",
     type=float,
@@ -30,8 +44,12 @@ _NAMES_SHOWN = 8
     show_default=True,
     help="Nonzeros of both factors together, as a fraction of the entries of the matrix.",
 )
+@click.option("--tolerance", type=float, help="Instead: the smallest density whose relative error is at most this.")
+@click.option("--total", type=float, help="Instead: a density for all matrices together, spread where it gains most.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not tensors whose name matches; may be repeated.")
+@click.option("--solver", metavar="NAME", help="alternating (default), als, hierarchical, palm.")
+@click.option("--gram", type=click.Path(path_type=Path), help="A safetensors file of Gram matrices, <layer>.gram.")
 @click.option("--device", metavar="cpu|cuda", help="Where to compute; by default on the processor.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")
 @click.option(
@@ -41,43 +59,60 @@ _NAMES_SHOWN = 8
     show_default=True,
     help="How much time to spend for a lower error.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be factorized and copied; write nothing.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="How many matrices at the same time."
+)
+@click.option("--threads-per-job", type=click.IntRange(min=1), help="BLAS threads of each; by default cores / jobs.")
+@click.option("--scheduler", metavar="ADDRESS", help="Do the jobs on the workers of this Dask scheduler.")
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "required", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether to take up an earlier run of the same output.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and what it would take; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-def factorize(
-    checkpoint: Path,
-    output: Path | None,
-    density: float,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    device: str | None,
-    seed: int,
-    effort: Literal["fast", "balanced", "high"],
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Write the matrices of CHECKPOINT as products of two sparse matrices.
+@click.pass_context
+def factorize(ctx: click.Context, /, **given: Any) -> None:
+    """Write the matrices of CHECKPOINT as products of sparse matrices.
 
     CHECKPOINT is a .safetensors file, or a directory with model.safetensors.index.json or model.safetensors. The 2-D
-    floating tensors are factorized unless --include and --exclude say otherwise; every other tensor is copied.
+    floating tensors are factorized unless --include and --exclude say otherwise; every other tensor is copied. What is
+    committed survives: after an interruption (exit code 75) the same command goes on.
     """
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output': name the factor file to write, or use --dry-run.")
+    checkpoint, output, as_json = given["checkpoint"], given["output"], given["as_json"]
+    if output is None and not given["dry_run"]:
+        raise click.UsageError("Missing option '-o' / '--output': name what to write, or use --dry-run.")
+    with _Stop() as stop:
+        from sparsefact.checkpoints.plan import plan
 
-    from sparsefact.checkpoints.plan import plan
+        work = plan(checkpoint, **_chosen(ctx, given))
+        if not work.targets and not given["dry_run"]:
+            raise BadInput(f"{checkpoint}: nothing in it would be factorized; see why with --dry-run")
+        from sparsefact.checkpoints.estimate import estimate, refuse_what_will_not_fit
 
-    work = plan(checkpoint, density=density, include=include, exclude=exclude)
-    if output is None or dry_run:
-        _show_plan(work, as_json=as_json)
-        return
+        if given["dry_run"]:
+            _show_plan(work, estimate(work, output, jobs=given["jobs"], probe=True), as_json=as_json)
+            return
+        refuse_what_will_not_fit(estimate(work, output, jobs=given["jobs"], remote=given["scheduler"] is not None))
+        from sparsefact.checkpoints.run import run
+        from sparsefact.cli.progress import show_progress
 
-    if not work.targets:
-        raise BadInput(f"{checkpoint}: nothing in it would be factorized; see why with --dry-run")
-    from sparsefact.checkpoints.run import run
-    from sparsefact.cli.progress import show_progress
-    from sparsefact.factorizers.alternating import Alternating
-
-    with show_progress(work) as on_event:
-        report = run(work, output, seed=seed, device=device, solver=Alternating(effort=effort), on_event=on_event)
+        try:
+            with show_progress(work) as on_event:
+                report = run(
+                    work,
+                    output,
+                    jobs=given["jobs"],
+                    threads_per_job=given["threads_per_job"],
+                    scheduler=given["scheduler"],
+                    resume=given["resume"],
+                    on_event=stop.watched(on_event),
+                )
+        except KeyboardInterrupt:
+            click.echo(f"Interrupted: {_kept(output)}", err=True)
+            ctx.exit(_INTERRUPTED)
     if as_json:
         click.echo(document(report.as_dict()))
     else:
@@ -86,14 +121,107 @@ def factorize(
         raise click.exceptions.Exit(1)
 
 
-def _show_plan(work: Plan, *, as_json: bool) -> None:
+class _Stop:
+    """Turns SIGINT and SIGTERM into a flag, so that what is being committed is committed; the next event ends the run.
+
+    A second signal does not wait for an event.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(ValueError):  # not the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def watched(self, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+        def show(event: Event) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            on_event(event)
+
+        return show
+
+
+def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what `plan` is called with: a recipe, read from a file or made of the options."""
+    from sparsefact.checkpoints.recipe import Recipe, Rule, read_recipe
+
+    if given["recipe"] is not None:
+        recipe = read_recipe(given["recipe"])
+        for name in _RULE_OPTIONS:
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} and --recipe say the same twice: put it into the recipe.")
+        seed = given["seed"] if ctx.get_parameter_source("seed") is ParameterSource.COMMANDLINE else recipe.seed
+        return {"recipe": dataclasses.replace(recipe, seed=seed, device=given["device"] or recipe.device)}
+    asked = [name for name in ("density", "tolerance", "total") if _is_given(ctx, name)]
+    if len(asked) > 1:
+        raise click.UsageError(f"--{asked[0]} and --{asked[1]} exclude each other: give one of them.")
+    how = asked[0] if asked else "density"
+    options = {"effort": given["effort"]} if given["solver"] in (None, "alternating") else {}
+    rule = Rule(
+        targets=given["include"] or ("*",),
+        ignore=given["exclude"],
+        density=given["density"] if how == "density" else None,
+        tolerance=given["tolerance"] if how == "tolerance" else None,
+        solver=given["solver"] or "alternating",
+        options=options,
+        gram=None if given["gram"] is None else str(given["gram"].resolve()),
+    )
+    recipe = Recipe((rule,), total=given["total"], seed=given["seed"], device=given["device"])
+    return {"recipe": recipe, "words": ("include", "exclude")}
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _kept(output: Path) -> str:
+    """Say what an interrupted run has left."""
+    from sparsefact.checkpoints.journal import JOURNAL_NAME, Journal
+
+    folder = output if output.suffix != ".safetensors" else output.with_name(output.name + ".partial")
+    try:
+        done = sum(entry["kind"] == "committed" for entry in Journal.open(folder / JOURNAL_NAME).entries)
+    except (SparsefactError, OSError):
+        done = 0
+    if not done:
+        return "nothing was finished, and the output is as it was before."
+    kept = "1 matrix is" if done == 1 else f"{done} matrices are"
+    return f"{kept} kept in {printable(str(folder))}; the same command goes on from there."
+
+
+def _show_plan(work: Plan, needs: Estimate, *, as_json: bool) -> None:
+    from sparsefact.checkpoints.estimate import shortages
     from sparsefact.cli.contents import describe_plan
 
-    described = describe_plan(work)
+    described = describe_plan(work) | {"needs": dataclasses.asdict(needs)}
+    lacks = shortages(needs)
     if as_json:
         click.echo(document(described))
-        return
-    rows = described["tensors"]
+    else:
+        _show_rows(work, described["tensors"], several=len(work.recipe.rules) > 1)
+        click.echo(
+            f"It would take {size(needs.memory)} of memory at most ({size(needs.memory_free)} are free), "
+            f"{size(needs.disk)} of disk ({size(needs.disk_free)} are free) and about {duration(needs.seconds or 0.0)}."
+        )
+    if lacks:
+        raise BadInput(lacks[0])
+
+
+def _show_rows(work: Plan, rows: list[dict[str, Any]], *, several: bool) -> None:
     show_table(
         ["tensor", "shape", "dtype", "size", "nonzeros of\nboth factors", "what happens"],
         [
@@ -102,8 +230,8 @@ def _show_plan(work: Plan, *, as_json: bool) -> None:
                 shape_text(row["shape"]),
                 row["dtype"],
                 size(row["nbytes"]),
-                f"{row['budget']:,}" if row["target"] else "",
-                "factorized" if row["target"] else printable(f"copied: {row['reason']}"),
+                f"{row['budget']:,}" if row["budget"] is not None else "to be found" if row["target"] else "",
+                _what_happens(row, several=several),
             ]
             for row in rows
         ],
@@ -111,10 +239,17 @@ def _show_plan(work: Plan, *, as_json: bool) -> None:
     )
     targets = [row for row in rows if row["target"]]
     share, total = (sum(row["nbytes"] for row in part) for part in (targets, rows))
+    density = f" at density {work.density:g}" if work.density is not None else ""
     click.echo(
-        f"{len(targets)} of {len(rows)} tensors would be factorized at density {work.density:g} "
+        f"{len(targets)} of {len(rows)} tensors would be factorized{density} "
         f"({size(share)} of {size(total)}); nothing was written."
     )
+
+
+def _what_happens(row: dict[str, Any], *, several: bool) -> str:
+    if not row["target"]:
+        return printable(f"copied: {row['reason']}")
+    return f"factorized by rule {row['rule']}" if several else "factorized"
 
 
 def _show_report(report: RunReport) -> None:
@@ -146,7 +281,8 @@ def _show_report(report: RunReport) -> None:
         if matrix.message:
             word = "failed" if matrix.status == "failed" else "note"
             click.echo(f"{word}: {printable(matrix.name)}: {printable(matrix.message)}")
+    before = f" ({report.resumed} of them by an earlier run)" if report.resumed else ""
     click.echo(
-        f"{len(done)} of {len(report.matrices)} matrices factorized in {duration(report.seconds)}; "
+        f"{len(done)} of {len(report.matrices)} matrices factorized{before} in {duration(report.seconds)}; "
         f"tensors {size(report.bytes_before)} -> {size(report.bytes_after)}; wrote {report.output}"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparsefact.errors import StorageError
 from sparsefact.io.failure import storage_error
 
-__all__ = ["atomic_write", "check_target"]
+__all__ = ["atomic_write", "check_target", "sync_directory"]
 
 _log = logging.getLogger(__name__)
 
@@ -129,11 +129,17 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[Path], None], *,
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise storage_error("written", path, error, needed) from error
         raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
-def _sync_directory(folder: Path) -> None:
-    """Make the new name durable. The file is already in place and whole, so a refusal is told and no more."""
+def sync_directory(folder: Path) -> None:
+    """Make a new name durable. The file is already in place and whole, so a refusal is told and no more.
+
+    Parameters
+    ----------
+    folder : Path
+        The directory of the file.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -17,7 +17,7 @@ from sparsefact.errors import ArgumentError, FormatError, SparsefactError, Stora
 from sparsefact.io.failure import pickle_error, quoted, storage_error
 from sparsefact.io.tensor_file import TensorFile, TensorInfo, is_pickle_name
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "check_inside", "open_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +99,26 @@ class Checkpoint:
             If there is no tensor of that name.
         """
         return self._of(name).read(name)
+
+    def file_of(self, name: str) -> TensorFile:
+        """Return the open file that holds a tensor.
+
+        Parameters
+        ----------
+        name : str
+            One of `names`.
+
+        Returns
+        -------
+        TensorFile
+            Closed with the checkpoint.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no tensor of that name.
+        """
+        return self._of(name)
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a tensor's bytes as they stand in its file.
@@ -191,7 +211,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if found.name.endswith(_INDEX_SUFFIX):
         return _open_shards(place, found)
     if found is not place:
-        _check_inside(found, place, "the directory")
+        check_inside(found, place, "the directory")
     file = TensorFile(found)
     return Checkpoint(place, [file], dict.fromkeys(file.names, file))
 
@@ -235,7 +255,7 @@ def _open_shards(place: Path, index: Path) -> Checkpoint:
     with ExitStack() as opened:
         files: dict[str, TensorFile] = {}
         for shard in names:
-            _check_inside(folder / shard, folder, "the index")
+            check_inside(folder / shard, folder, "the index")
             files[shard] = opened.enter_context(TensorFile(folder / shard))
         lacking = [name for name, shard in shards.items() if name not in files[shard]]
         if lacking:
@@ -297,11 +317,27 @@ def _check_plain(shard: str, index: Path) -> None:
         raise pickle_error(index.parent / shard)
 
 
-def _check_inside(file: Path, folder: Path, who: str) -> None:
-    """Refuse a symbolic link that leads out of the directory.
+def check_inside(file: Path, folder: Path, who: str) -> None:
+    """Refuse a symbolic link that leads out of a directory.
 
     The cache of the Hugging Face hub is the exception: its snapshots/<revision>/ holds links to ../../blobs/ and
     nothing else.
+
+    Parameters
+    ----------
+    file : Path
+        Perhaps a link.
+    folder : Path
+        The directory it must stay in.
+    who : str
+        What leads to it, for the sentence.
+
+    Raises
+    ------
+    FormatError
+        If it leads out.
+    StorageError
+        If it leads nowhere.
     """
     try:
         real, home = file.resolve(strict=True), folder.resolve(strict=True)

@@ -159,7 +159,11 @@ class TensorFile:
         info = self.info(name)
         buffer = self._open()
         for begin in range(info.offset, info.offset + info.nbytes, _CHUNK):
-            yield buffer[begin : min(begin + _CHUNK, info.offset + info.nbytes)]
+            end = min(begin + _CHUNK, info.offset + info.nbytes)
+            yield buffer[begin:end]
+            # What has passed by need not count as this process's memory; the kernel may still cache it.
+            start = begin - begin % mmap.PAGESIZE
+            buffer.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a tensor's bytes as they stand in the file.

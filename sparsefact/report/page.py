@@ -1,0 +1,174 @@
+"""One self-contained page about a run: what it did to every matrix, in numbers and pictures, nothing to download."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from sparsefact.checkpoints.output import load_matrix, read_folder
+from sparsefact.checkpoints.report import MatrixReport
+from sparsefact.report.drawing import bars, lines, support
+from sparsefact.report.summary import Layer, Summary, summarise
+
+__all__ = ["page"]
+
+_PICTURES = 24  # layers whose supports are drawn
+_BARS = 60  # layers in a chart of bars
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #767676; --one: #9aa5b1; --two: #2f6fb0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #9a9a9a; --two: #6aa9e8; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .5rem;
+  border-bottom: 1px solid color-mix(in srgb, var(--soft) 30%, transparent); }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; fill: currentColor; } svg.support { border: 1px solid var(--soft); margin: .3rem; }
+svg text { font-size: 11px; } svg .name, svg .tick { text-anchor: end; }
+.c0 { fill: var(--one); } .c1 { fill: var(--two); }
+polyline { fill: none; stroke-width: 1.5; } .axis { fill: none; stroke: var(--soft); }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; } figcaption { color: var(--soft); }
+pre { overflow-x: auto; background: color-mix(in srgb, var(--soft) 12%, transparent); padding: .7rem; }
+.failed { color: #c0392b; }
+"""
+
+
+def page(folder: Path) -> str:
+    """Return the report of an output folder as one HTML page.
+
+    Parameters
+    ----------
+    folder : Path
+        What ``sparsefact factorize`` has written; its run must have ended.
+
+    Returns
+    -------
+    str
+        HTML 5 with its style and its pictures inside: no script, no link to anything.
+
+    Raises
+    ------
+    StorageError, FormatError
+        If the folder cannot be read.
+    """
+    summary = summarise(folder)
+    title = escape(f"sparsefact: {summary.source}")
+    done = [layer for layer in summary.layers if layer.report.status != "failed"]
+    sections = [
+        _totals(summary),
+        _section("Every matrix", _table(summary.layers)),
+        _section("Relative error", _errors(done)),
+        _section("Bytes", _bytes(done)),
+        _section("Time of a product with 128 vectors", _times(done)),
+        _section("Convergence of the search", _convergence(done)),
+        _section("Error over density", _curves(done)),
+        _section("Supports of the factors", _supports(folder, done)),
+        _section("Recipe", f"<pre>{escape(summary.recipe)}</pre>" if summary.recipe else ""),
+    ]
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head>\n'
+        f"<body><h1>{title}</h1>\n" + "\n".join(section for section in sections if section) + "\n</body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _totals(summary: Summary) -> str:
+    t = summary.totals
+    rows = [
+        ("matrices factorized", f"{t['matrices']:,}"),
+        ("matrices that failed", f"{t['failed']:,}"),
+        ("tensors copied", f"{t['copied']:,}"),
+        ("entries", f"{t['entries']:,}"),
+        ("nonzeros", f"{t['nonzeros']:,}" + (f" ({t['nonzeros'] / t['entries']:.4f})" if t["entries"] else "")),
+        ("relative error, all entries weighing alike", f"{100 * t['error']:.2f} %"),
+        ("bytes before", f"{t['bytes_before']:,}"),
+        ("bytes after", f"{t['bytes_after']:,}"),
+        ("one product with each, dense", f"{t['dense_ms']:.4g} ms"),
+        ("one product with each, factorized", f"{t['factor_ms']:.4g} ms"),
+        ("time of all searches", f"{t['seconds']:.1f} s"),
+    ]
+    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f'<p>Written by sparsefact {escape(summary.version)}.</p><table id="totals">{body}</table>'
+
+
+def _table(layers: list[Layer]) -> str:
+    heads = ["matrix", "shape", "density", "error", "pruning", "before", "after", "dense", "factorized", "search"]
+    body = []
+    for layer in layers:
+        r = layer.report
+        if r.status == "failed":
+            cells = f'<td colspan="{len(heads) - 2}" class="failed">{escape(r.message)}</td>'
+        else:
+            values = [
+                f"{r.density:.4f}",
+                _percent(r.error),
+                _percent(r.magnitude_error),
+                f"{r.bytes_before:,}",
+                f"{r.bytes_after:,}",
+                f"{r.dense_ms or 0:.4g} ms",
+                f"{r.factor_ms or 0:.4g} ms",
+                f"{r.seconds:.1f} s",
+            ]
+            cells = "".join(f"<td>{value}</td>" for value in values)
+        body.append(f"<tr><td>{escape(r.name)}</td><td>{r.shape[0]} × {r.shape[1]}</td>{cells}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f'<table id="matrices"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _errors(layers: list[Layer]) -> str:
+    rows = [(r.name, 100 * (r.magnitude_error or 0), 100 * (r.error or 0)) for r in _first(layers)]
+    return bars(rows, ("magnitude pruning", "factorized"), "%") if rows else ""
+
+
+def _bytes(layers: list[Layer]) -> str:
+    rows = [(r.name, r.bytes_before / 2**20, r.bytes_after / 2**20) for r in _first(layers)]
+    return bars(rows, ("before", "after"), "MiB") if rows else ""
+
+
+def _times(layers: list[Layer]) -> str:
+    rows = [(r.name, r.dense_ms or 0.0, r.factor_ms or 0.0) for r in _first(layers)]
+    return bars(rows, ("dense", "factorized"), "ms") if rows else ""
+
+
+def _first(layers: list[Layer]) -> list[MatrixReport]:
+    """Return the reports of the layers with the most bytes, in their order."""
+    largest = sorted(layers, key=lambda layer: -layer.report.bytes_before)[:_BARS]
+    return [layer.report for layer in layers if layer in largest]
+
+
+def _convergence(layers: list[Layer]) -> str:
+    series = [(layer.report.name, layer.history) for layer in layers if len(layer.history) > 1]
+    return lines(series, "iteration", "relative error")
+
+
+def _curves(layers: list[Layer]) -> str:
+    series = []
+    for layer in layers:
+        entries = layer.report.shape[0] * layer.report.shape[1]
+        if layer.curve:
+            series.append((layer.report.name, [(nnz / entries, error) for nnz, error in layer.curve]))
+    return lines(series, "density", "relative error")
+
+
+def _supports(folder: Path, layers: list[Layer]) -> str:
+    content = read_folder(folder)
+    largest = sorted(layers, key=lambda layer: -layer.report.bytes_before)[:_PICTURES]
+    figures = []
+    for layer in layers:
+        if layer not in largest:
+            continue
+        name = layer.report.name
+        factors = load_matrix(folder, name, content).factors
+        drawn = "".join(support(factor, f"factor {j} of {name}") for j, factor in enumerate(factors))
+        figures.append(f"<figure>{drawn}<figcaption>{escape(name)}</figcaption></figure>")
+    return "".join(figures)

@@ -1,0 +1,249 @@
+"""Factorized layers in PyTorch, and Gram matrices of the inputs that the layers of a model see. Needs the extra torch.
+
+`FactorizedLinear` stands where `torch.nn.Linear` stood and multiplies by the factors, one after another.
+`collect_grams` runs a model on examples and adds up X^T X at every linear layer, for ``sparsefact factorize --gram``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+try:
+    import torch
+except ImportError as missing:
+    raise ImportError("sparsefact.torch needs PyTorch; install it with `pip install 'sparsefact[torch]'`") from missing
+
+from sparsefact.checkpoints.export import Factorized
+from sparsefact.errors import ArgumentError, ShapeError
+from sparsefact.io.failure import quoted
+from sparsefact.io.write import write_tensors
+from sparsefact.products.factorization import Factorization
+
+__all__ = ["FactorizedLinear", "collect_grams", "replace_linears"]
+
+
+class FactorizedLinear(torch.nn.Module):
+    """A linear layer whose weight is a product of sparse factors: ``y = x @ (F_1 @ ... @ F_L)^T + bias``.
+
+    Parameters
+    ----------
+    factorization : Factorization
+        Of shape (out_features, in_features), real.
+    bias : tensor of shape (out_features,), optional
+        Added to the result.
+    dtype : torch.dtype, optional
+        Of the factors' values; by default their own.
+
+    Attributes
+    ----------
+    factors : list of sparse CSR tensors
+        In the order of the product. They are buffers: they move with the module, and are not trained.
+
+    Examples
+    --------
+    >>> import sparsefact as sf
+    >>> F = sf.Factorization([np.eye(2, dtype="float32"), np.ones((2, 3), "float32")])
+    >>> FactorizedLinear(F)(torch.ones(1, 3))
+    tensor([[3., 3.]])
+    """
+
+    def __init__(self, factorization: Factorization, bias: Any = None, *, dtype: Any = None) -> None:
+        super().__init__()
+        if factorization.dtype.kind == "c":
+            raise ArgumentError("factorization is complex, and a linear layer is real; pass a real one")
+        self.out_features, self.in_features = factorization.shape
+        if bias is not None and tuple(bias.shape) != (self.out_features,):
+            raise ShapeError(f"bias has shape {tuple(bias.shape)}, and it must be ({self.out_features},)")
+        self._count = len(factorization.factors)
+        for j, factor in enumerate(factorization.factors):
+            self.register_buffer(f"factor_{j}", _sparse(factor, dtype))
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    @property
+    def factors(self) -> list[Any]:
+        """The factors in the order of the product."""
+        return [getattr(self, f"factor_{j}") for j in range(self._count)]
+
+    def forward(self, x: Any) -> Any:
+        """Return the product of the factors with the vectors in the last axis of `x`, plus the bias.
+
+        Parameters
+        ----------
+        x : tensor of shape (..., in_features)
+
+        Returns
+        -------
+        tensor of shape (..., out_features)
+            Of the type of `x`.
+        """
+        factors = self.factors
+        y = x.reshape(-1, self.in_features).t().to(factors[0].dtype)
+        for factor in reversed(factors):
+            y = factor @ y
+        y = y.t().to(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias.to(x.dtype)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Return what PyTorch shows of the layer."""
+        shapes = " @ ".join(f"{tuple(factor.shape)}" for factor in self.factors)
+        return f"in_features={self.in_features}, out_features={self.out_features}, factors={shapes}"
+
+
+def _sparse(factor: Any, dtype: Any) -> Any:
+    """Return a factor as a sparse CSR tensor; its support is kept, zeros in it too."""
+    if isinstance(factor, np.ndarray):
+        rows, columns = factor.shape
+        indptr = np.arange(rows + 1, dtype=np.int64) * columns
+        matrix: Any = sparse.csr_array((factor.reshape(-1), np.tile(np.arange(columns), rows), indptr), factor.shape)
+    else:
+        matrix = factor.tocsr()
+    parts = (torch.from_numpy(np.array(part)) for part in (matrix.indptr, matrix.indices, matrix.data))
+    indptr, indices, values = parts
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # PyTorch calls its CSR tensors a beta
+        return torch.sparse_csr_tensor(
+            indptr.long(), indices.long(), values if dtype is None else values.to(dtype), tuple(matrix.shape)
+        )
+
+
+def replace_linears(model: Any, path: str | os.PathLike[str], *, dtype: Any = None) -> list[str]:
+    """Replace the linear layers of a model whose weights an output holds as factors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place. The matrix ``a.b.weight`` replaces the layer ``a.b``, which must be a `torch.nn.Linear`.
+    path : path-like
+        What ``sparsefact factorize`` has written: a folder or one file.
+    dtype : torch.dtype, optional
+        Of the factors' values; by default that of the weight replaced.
+
+    Returns
+    -------
+    list of str
+        The names of the layers that were replaced.
+
+    Raises
+    ------
+    ShapeError
+        If a layer has another shape than its factors make.
+    StorageError, FormatError
+        If the factors cannot be read.
+    """
+    replaced = []
+    with Factorized(path) as matrices:
+        for name in matrices.names:
+            layer = name.removesuffix(".weight")
+            try:
+                found = model.get_submodule(layer)
+            except AttributeError:
+                continue
+            if not isinstance(found, torch.nn.Linear):
+                continue
+            product = matrices.load(name)
+            if product.shape != tuple(found.weight.shape):
+                raise ShapeError(
+                    f"{name}: the factors make {product.shape}, and the layer is {tuple(found.weight.shape)}"
+                )
+            parent, _, own = layer.rpartition(".")
+            new = FactorizedLinear(product, found.bias, dtype=found.weight.dtype if dtype is None else dtype)
+            setattr(model.get_submodule(parent), own, new.to(found.weight.device))
+            replaced.append(layer)
+    return replaced
+
+
+def collect_grams(
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    include: Callable[[str], bool] | None = None,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Run a model on batches and return X^T X of the inputs X of each linear layer.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Put into evaluation mode while it runs, without gradients.
+    batches : iterable
+        Each a tensor, a tuple of positional arguments or a dictionary of keyword arguments of the model. Read once,
+        one at a time.
+    output : path-like, optional
+        A safetensors file to write, for ``sparsefact factorize --gram``.
+    include : callable, optional
+        Says for the name of a layer whether it is wanted; by default all are.
+
+    Returns
+    -------
+    dict of str to (n, n) float32 array
+        Under ``<layer>.gram``. Inputs are taken in float32 and added up in float64.
+
+    Raises
+    ------
+    ArgumentError
+        If no linear layer is wanted, or one has seen no input.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    >>> collect_grams(model, [torch.eye(2), torch.ones(4, 2)])
+    {'0.gram': array([[5., 4.],
+           [4., 5.]], dtype=float32)}
+    """
+    sums: dict[str, Any] = {}
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and (include is None or include(name))
+    }
+    if not layers:
+        raise ArgumentError("model has no linear layer that is wanted; check include")
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            x = inputs[0].detach().reshape(-1, module.in_features).to(torch.float32).to(torch.float64)
+            gram = x.t() @ x
+            sums[name] = sums[name] + gram if name in sums else gram
+
+        return hook
+
+    with _hooks(model, layers, note), torch.no_grad():
+        for batch in batches:
+            if isinstance(batch, dict):
+                model(**batch)
+            elif isinstance(batch, (tuple, list)):
+                model(*batch)
+            else:
+                model(batch)
+    unseen = [name for name in layers if name not in sums]
+    if unseen:
+        raise ArgumentError(f"the layer {quoted(unseen[0])} has seen no input; leave it out with include, or run more")
+    grams = {f"{name}.gram": sums[name].cpu().numpy().astype(np.float32) for name in layers}
+    if output is not None:
+        write_tensors(Path(output), grams)
+    return grams
+
+
+@contextlib.contextmanager
+def _hooks(model: Any, layers: dict[str, Any], note: Callable[[str], Callable[..., None]]) -> Iterator[None]:
+    """Have every layer tell its inputs, and put the model into evaluation mode meanwhile."""
+    training = {module: module.training for module in model.modules()}
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,341 @@
+"""Recipes, shared budgets, tolerances and Gram matrices; what a plan says it will take, against what it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+import sparsefact as sf
+from sparsefact.checkpoints import estimate as estimate_module
+from sparsefact.checkpoints.budget import Curve, allocate, hull, probe_densities
+from sparsefact.checkpoints.estimate import Estimate, disk_of, estimate, memory_of, shortages
+from sparsefact.checkpoints.journal import JOURNAL_NAME, read_journal
+from sparsefact.checkpoints.methods import SOLVERS
+from sparsefact.checkpoints.plan import plan
+from sparsefact.checkpoints.recipe import Recipe, Rule, matches, read_recipe
+from sparsefact.checkpoints.run import run
+from sparsefact.checkpoints.verify import verify
+from sparsefact.errors import ArgumentError, BudgetError, FormatError, ShapeError, StorageError
+from sparsefact.io.write import write_tensors
+
+RNG = np.random.default_rng(3)
+MODEL = {
+    "layers.0.q.weight": RNG.standard_normal((20, 16)).astype("float32"),
+    "layers.0.up.weight": RNG.standard_normal((24, 20)).astype("float32"),
+    "layers.1.q.weight": RNG.standard_normal((16, 16)).astype("float32"),
+    "lm_head.weight": RNG.standard_normal((40, 16)).astype("float32"),
+    "norm": np.ones(16),
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    write_tensors(tmp_path / "model.safetensors", MODEL)
+    return tmp_path / "model.safetensors"
+
+
+# text
+
+PATTERNS = st.lists(st.text(max_size=6) | st.just("re:a+"), min_size=1, max_size=3).map(
+    lambda found: tuple("x" + text if not text.startswith("re:") else text for text in found)
+)
+DENSITIES = st.floats(1e-6, 1.0, exclude_min=True)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    constraint = draw(st.sampled_from(["double-sparse", "double-sparse", "monarch", "butterfly", "copy"]))
+    fields: dict[str, Any] = {
+        "targets": draw(PATTERNS),
+        "ignore": draw(PATTERNS | st.just(())),
+        "constraint": constraint,
+    }
+    if constraint == "double-sparse":
+        fields[draw(st.sampled_from(["density", "tolerance"]))] = draw(st.floats(1e-6, 0.999))
+        fields["options"] = draw(st.sampled_from([{}, {"effort": "fast"}, {"outer": 7, "refits": 0}]))
+        fields["gram"] = draw(st.none() | st.just('/tmp/gr"am\x7f.safetensors'))
+    if constraint == "monarch":
+        fields |= {"blocks": draw(st.none() | st.just((2, 4))), "rank": draw(st.integers(1, 3))}
+    return Rule(**fields)
+
+
+@given(
+    listed=st.lists(rules(), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+    device=st.none() | st.just("cpu"),
+    threads=st.none() | st.integers(1, 4),
+    total=st.none() | DENSITIES,
+)
+def test_what_a_recipe_writes_it_reads_back(tmp_path_factory, listed, seed, device, threads, total):
+    recipe = Recipe(tuple(listed), total=total, seed=seed, device=device, threads_per_job=threads)
+    path = tmp_path_factory.getbasetemp() / "recipe.toml"
+    path.write_text(recipe.as_toml(), encoding="utf-8")
+    assert read_recipe(path) == recipe
+    assert tomllib.loads(recipe.as_toml()) == recipe.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rules = 3", "rules is '3', and it must be of type list"),
+        ("x = [", "not valid TOML"),
+        ("", "rules is empty"),
+        ("[[rules]]\ndensity = 0.5\ndensty = 0.3", "rule 1 has the key 'densty', and there may be"),
+        ("[[rules]]\ndensity = 2", r"rule 1: density=2\.0 is outside"),
+        ("[[rules]]\ndensity = 'half'", "rule 1: density is 'half', and it must be of type float"),
+        ("[[rules]]\ntargets = '*'", "rule 1 has neither density nor tolerance"),
+        ("[[rules]]\ndensity = 0.5\ntolerance = 0.1", "density and tolerance are both given"),
+        ("[[rules]]\nconstraint = 'magic'", "constraint is 'magic', and it must be one of double-sparse"),
+        ("[[rules]]\nconstraint = 'butterfly'\ndensity = 0.5", "density does not belong to the constraint 'butterfly'"),
+        ("[[rules]]\ndensity = 0.5\nsolver = 'magic'", "solver is 'magic', and it must be one of alternating"),
+        ("[[rules]]\ndensity = 0.5\noptions.effort = 'none'", "effort='none' is not known"),
+        ("[[rules]]\ndensity = 0.5\noptions.magic = 1", "has no option 'magic'"),
+        ("[[rules]]\ndensity = 0.5\ntargets = ['re:(']", r"'re:\(' is no regular expression"),
+        ("[[rules]]\ndensity = 0.5\ntargets = []", "targets must be a pattern"),
+        ("[[rules]]\nconstraint = 'monarch'\nblocks = [1]", "blocks must be two integers"),
+        ("format = 2\n[[rules]]\ndensity = 0.5", "format 2, but this version reads 1"),
+        ("[budget]\ntotal = 0.0\n[[rules]]\ntargets = '*'", r"total=0\.0 is outside"),
+        ("seed = -1\n[[rules]]\ndensity = 0.5", "seed"),
+    ],
+)
+def test_every_mistake_in_a_recipe_is_told_with_its_place(tmp_path, text, words):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(FormatError, match=words) as caught:
+        read_recipe(tmp_path / "r.toml")
+    assert str(caught.value).startswith(str(tmp_path / "r.toml"))
+
+
+def test_patterns():
+    assert matches("a[0]", "a[0]") and matches("a0", "a[0]") and not matches("A0", "a?")
+    assert matches("l.10.w", r"re:l\.\d+\.w") and not matches("xl.10.w", r"re:l\.\d+\.w")
+    assert not matches("l.10.w.x", r"re:l\.\d+\.w")
+
+
+# rules
+
+
+def test_the_first_rule_that_takes_a_tensor_counts(source):
+    recipe = Recipe(
+        (
+            Rule(targets=("lm_head.weight",), constraint="copy"),
+            Rule(targets=("*.q.weight",), ignore=("layers.1.*",), density=0.5),
+            Rule(targets=(r"re:layers\.\d\.q\.weight",), constraint="butterfly", solver="hierarchical"),
+            Rule(targets=("*up*",), density=0.3, options={"effort": "fast"}),
+        )
+    )
+    work = plan(source, recipe=recipe)
+    assert {target.name: recipe.rules.index(target.rule) for target in work.targets} == {
+        "layers.0.q.weight": 1,
+        "layers.1.q.weight": 2,
+        "layers.0.up.weight": 3,
+    }
+    assert {tensor.name: tensor.reason for tensor in work.copied} == {
+        "lm_head.weight": "rule 1 copies it",
+        "norm": "it matches no targets pattern",
+    }
+    assert {t.name: t.budget for t in work.targets} == {
+        "layers.0.q.weight": 160,
+        "layers.1.q.weight": 2 * 16 * 4,
+        "layers.0.up.weight": 144,
+    }
+    report = run(work, source.with_name("out"))
+    assert report.failed == () and verify(source.with_name("out"), against=source).ok
+    found = {matrix.name: matrix.nnz for matrix in report.matrices}
+    assert found["layers.1.q.weight"] == 128 and found["layers.0.up.weight"] <= 144
+    assert read_recipe(source.with_name("out") / "recipe.toml").rules == recipe.rules
+    with pytest.raises(ShapeError, match="as many rows as columns"):
+        plan(source, recipe=Recipe((Rule(targets=("layers.0.q.weight",), constraint="butterfly"),)))
+    odd = plan(source, recipe=Recipe((Rule(constraint="butterfly"),)))
+    assert {t.reason for t in odd.copied if t.name != "norm"} == {"its shape does not fit the constraint 'butterfly'"}
+
+
+def test_every_solver_of_the_table_can_be_built():
+    for name, solver in SOLVERS.items():
+        assert Rule(density=0.5, solver=name).solver == name and solver() == solver()
+
+
+def test_a_tolerance_finds_the_smallest_density_of_its_grid(source):
+    work = plan(source, recipe=Recipe((Rule(targets=("layers.0.q.weight",), tolerance=0.2),)))
+    assert work.targets[0].budget is None
+    (matrix,) = run(work, source.with_name("out")).matrices
+    A = MODEL[matrix.name]
+    errors = {step: sf.factorize(A, sf.double_sparse(A.shape, step / 20)).error for step in range(5, 20)}
+    smallest = min(step for step, error in errors.items() if error <= 0.2)
+    assert matrix.nnz == int(smallest / 20 * A.size) and matrix.error <= 0.2
+    hopeless = plan(source, recipe=Recipe((Rule(targets=("layers.0.q.weight",), tolerance=1e-9),)))
+    (matrix,) = run(hopeless, source.with_name("none")).failed
+    assert "above the tolerance 1e-09 at every density" in matrix.message
+
+
+# budgets
+
+
+def test_a_total_is_spread_to_the_last_nonzero(source):
+    recipe = Recipe((Rule(targets=("layers.*",)), Rule(targets=("lm_head.*",), density=0.3)), total=0.4)
+    work = plan(source, recipe=recipe)
+    assert [target.budget for target in work.targets if target.name != "lm_head.weight"] == [None] * 3
+    report = run(work, source.with_name("out"))
+    shared = [matrix for matrix in report.matrices if matrix.name != "lm_head.weight"]
+    entries = sum(MODEL[matrix.name].size for matrix in shared)
+    with (source.with_name("out") / "sparsefact.json").open() as file:
+        records = json.load(file)["matrices"]
+    assert sum(records[matrix.name]["budget"] for matrix in shared) == int(0.4 * entries)
+    assert records["lm_head.weight"]["budget"] == int(0.3 * 640)
+    curves = [e for e in read_journal(source.with_name("out") / JOURNAL_NAME) if e["kind"] == "curve"]
+    assert sorted(entry["name"] for entry in curves) == sorted(matrix.name for matrix in shared)
+    for entry in curves:
+        size = MODEL[entry["name"]].size
+        assert [nnz for nnz, _ in entry["points"]] == [int(d * size) for d in probe_densities(0.4)]
+    assert verify(source.with_name("out"), against=source).ok
+
+
+def test_a_matrix_that_cannot_be_measured_does_not_spoil_the_budget(source):
+    tensors = dict(MODEL)
+    tensors["layers.1.q.weight"] = np.full((16, 16), np.nan, "float32")
+    write_tensors(source, tensors)
+    report = run(plan(source, recipe=Recipe((Rule(targets=("layers.*",)),), total=0.5)), source.with_name("out"))
+    assert [matrix.name for matrix in report.failed] == ["layers.1.q.weight"]
+    assert sum(m.nnz for m in report.matrices if m.status != "failed") <= int(0.5 * (320 + 480))
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> Curve:
+    entries = draw(st.integers(10, 60))
+    counts = draw(st.lists(st.integers(1, entries), min_size=1, max_size=5, unique=True))
+    return Curve(entries, [(count, draw(st.floats(0, 1, width=16))) for count in sorted(counts)])
+
+
+@given(listed=st.lists(curves(), min_size=1, max_size=4), share=st.floats(0, 1))
+def test_the_allocation_is_that_of_the_linear_program(listed, share):
+    named = {str(i): curve for i, curve in enumerate(listed)}
+    least = sum(hull(curve)[0][0] for curve in listed)
+    most = sum(curve.entries for curve in listed)
+    count = least + int(share * (most - least))
+    given_out = allocate(named, count)
+    assert sum(given_out.values()) == count
+    value = 0.0
+    costs, bounds = [], []
+    for name, curve in named.items():
+        points = hull(curve)
+        at = given_out[name]
+        assert points[0][0] <= at <= curve.entries
+        value += float(np.interp(at, *zip(*points, strict=True)))
+        for (n0, e0), (n1, e1) in pairwise(points):
+            costs.append((e1 - e0) / (n1 - n0))
+            bounds.append((0, n1 - n0))
+        # a hull is convex, and below every point that was measured
+        for nnz, error in curve.points:
+            assert np.interp(nnz, *zip(*points, strict=True)) <= error * error + 1e-12
+    start = sum(hull(curve)[0][1] for curve in listed)
+    if costs:
+        best = linprog(costs, A_eq=[[1] * len(costs)], b_eq=[count - least], bounds=bounds)
+        assert np.isclose(value, start + best.fun, atol=1e-9)
+    for wrong in (least - 1, most + 1):
+        with pytest.raises(BudgetError, match="outside what"):
+            allocate(named, wrong)
+
+
+# Gram matrices
+
+
+def test_gram_matrices_weigh_the_loss(source, tmp_path):
+    X = RNG.standard_normal((50, 16)) * np.linspace(0.1, 3, 16)
+    grams = {"layers.0.q.gram": X.T @ X, "layers.1.q.weight.gram": (X.T @ X).astype("float32")}
+    write_tensors(tmp_path / "grams.safetensors", grams)
+    (tmp_path / "r.toml").write_text(
+        "[[rules]]\ntargets = '*.q.weight'\ndensity = 0.4\ngram = 'grams.safetensors'\noptions.effort = 'fast'\n"
+    )
+    recipe = read_recipe(tmp_path / "r.toml")
+    report = run(plan(source, recipe=recipe), tmp_path / "out")
+    plain = run(plan(source, recipe=Recipe((replace(recipe.rules[0], gram=None),))), tmp_path / "plain")
+    for matrix, other in zip(report.matrices, plain.matrices, strict=True):
+        index = report.matrices.index(matrix) + 1
+        A = MODEL[matrix.name].astype("float64")
+
+        def weighted(folder: str, index: int = index, A: Any = A) -> float:
+            R = A - sf.load(tmp_path / folder / f"factors-{index:05}-of-00002.safetensors").todense()
+            return float(np.linalg.norm(R @ X.T) / np.linalg.norm(A @ X.T))
+
+        assert np.isclose(matrix.weighted_error, weighted("out"), rtol=1e-4)
+        assert weighted("out") < weighted("plain") and other.weighted_error is None
+    assert verify(tmp_path / "out", against=source).ok
+    with pytest.raises(ArgumentError, match=r"the file has no 'lm_head\.gram' for the tensor"):
+        plan(source, recipe=Recipe((replace(recipe.rules[0], targets=("lm_head.weight",)),)))
+    write_tensors(tmp_path / "grams.safetensors", {"layers.0.q.gram": np.eye(3)})
+    with pytest.raises(ShapeError, match=r"F64 of shape \(3, 3\), and for 'layers\.0\.q\.weight' it must be"):
+        plan(source, recipe=Recipe((replace(recipe.rules[0], targets=("layers.0.q.weight",)),)))
+
+
+# what it takes
+
+MEASURE = """
+import sys, json
+from pathlib import Path
+import sparsefact as sf
+from sparsefact.checkpoints.plan import plan
+from sparsefact.checkpoints.run import run
+work = plan(Path(sys.argv[1]), density=0.3)
+run(work, Path(sys.argv[2]), solver=sf.Alternating(outer=3))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_and_disk_are_never_more_than_the_plan_says_and_not_much_less(tmp_path):
+    rng = np.random.default_rng(0)
+    write_tensors(tmp_path / "model.safetensors", {"w": rng.standard_normal((1000, 700)).astype("float32")})
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "model.safetensors", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    needs = estimate(plan(tmp_path / "model.safetensors", density=0.3), tmp_path / "new")
+    memory = int(done.stdout) * 1024
+    disk = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert memory <= needs.memory <= 1.3 * memory, (memory, needs)
+    assert disk <= needs.disk <= 1.3 * disk, (disk, needs)
+
+
+@given(
+    rows=st.integers(2, 40),
+    columns=st.integers(2, 40),
+    density=st.floats(0.05, 1.0),
+    dtype=st.sampled_from(["float32", "float64", "float16"]),
+)
+def test_factors_never_take_more_disk_than_planned(tmp_path_factory, rows, columns, density, dtype):
+    A = np.random.default_rng(0).standard_normal((rows, columns)).astype(dtype)
+    path = tmp_path_factory.getbasetemp() / "disk.safetensors"
+    write_tensors(path, {"w": A})
+    try:
+        (target,) = plan(path, density=density).targets
+    except (BudgetError, ValueError):
+        return
+    F = sf.factorize(A, target.constraint, sf.Alternating(outer=1))
+    from sparsefact.products.storage import pack
+
+    tensors, _ = pack(F, "w", dtype=target.dtype, target=A)
+    assert sum(array.nbytes for array in tensors.values()) <= disk_of(target)
+
+
+def test_what_will_not_fit_is_refused(source, monkeypatch):
+    needs = estimate(plan(source), source.with_name("out"), jobs=3, probe=True)
+    assert needs.seconds > 0 and not shortages(needs) and needs.largest in MODEL
+    assert needs.memory > estimate(plan(source), None).memory
+    assert estimate(plan(source), source.with_name("a.safetensors")).disk > needs.disk
+    assert shortages(replace(needs, disk_free=10))[0].startswith("the run would take")
+    monkeypatch.setattr(estimate_module, "free_memory", lambda: 1 << 20)
+    with pytest.raises(StorageError, match="bytes of memory, most of it for"):
+        estimate_module.refuse_what_will_not_fit(estimate(plan(source), None))
+    assert isinstance(needs, Estimate) and memory_of(plan(source).targets[0]) > 0
