@@ -89,7 +89,7 @@ def test_an_entry_at_the_wrong_place_is_exchanged(weighted):
     fit.fit(1, 30)
     before, counts = fit.loss, [int(mask.sum()) for mask in masks]
     choose = [sf.TopK(nnz=count) for count in counts]
-    exchanged = fit.exchange(lambda scores: [c.mask(s) for c, s in zip(choose, scores, strict=True)], 6, 30)
+    exchanged = fit.exchange(lambda together, scores: [c.mask(s) for c, s in zip(choose, scores, strict=True)], 6, 30)
     assert exchanged and fit.masks[1][strongest] and fit.loss < 0.5 * before
     assert [int(mask.sum()) for mask in fit.masks] == counts
 

@@ -44,14 +44,15 @@ __all__ = ["Alternating"]
 
 
 class _Effort(NamedTuple):
-    """Outer iterations, steps of the joint fit, exchanges."""
+    """Outer iterations; steps of the joint fit and exchanges under a gram; exchanges without one."""
 
     outer: int
     fits: int
     exchanges: int
+    plain_exchanges: int
 
 
-_EFFORTS = {"fast": _Effort(16, 1, 1), "balanced": _Effort(44, 3, 2), "high": _Effort(210, 10, 6)}
+_EFFORTS = {"fast": _Effort(16, 1, 1, 1), "balanced": _Effort(44, 3, 2, 4), "high": _Effort(210, 10, 6, 10)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Alternating:
         Takes the half-steps, a solver for `minimize`: as its ``at(fraction)`` says if it has that (`ADMM` does), else
         as it is, with all its `iterations` in each of them.
     effort : {"fast", "balanced", "high"}
-        How long to search and polish: 16, 44 or 210 outer iterations, then at most 1, 3 or 10 steps of the joint fit
-        and 1, 2 or 6 exchanges of entries.
+        How long to search and polish: 16, 44 or 210 outer iterations, then at most 1, 4 or 10 exchanges of entries;
+        under a `gram` 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
     outer : int, optional
         The number of outer iterations itself.
     gram_from : float
@@ -77,8 +78,8 @@ class Alternating:
     refits : int
         Exact least-squares refits of each factor at the end, at most; they stop when they gain less than 0.1 %.
     fits, exchanges : int, optional
-        The number of steps of the joint fit, and of exchanges of entries, themselves; 0 leaves them out. There are no
-        exchanges without fits.
+        The number of steps of the joint fit, and of exchanges of entries, themselves. Without joint fits, each exchange
+        is followed by a refit of both factors in turn, which does as well where there is no `gram`, in half the memory.
     report_every : int
         Outer iterations between two measurements of the error.
 
@@ -102,7 +103,7 @@ class Alternating:
     outer: int | None = None
     gram_from: float = 0.7
     damping: float = 0.0
-    refits: int = 1
+    refits: int = 2
     fits: int | None = None
     exchanges: int | None = None
     report_every: int = 5
@@ -158,18 +159,24 @@ class Alternating:
         errors = [state.error()]
         settled = state.refit_until_stalled(self.refits)
         errors.append(state.error())
-        fits = effort.fits if self.fits is None else self.fits
-        exchanges = effort.exchanges if self.exchanges is None else self.exchanges
+        plain = problem.gram is None
+        fits = (0 if plain else effort.fits) if self.fits is None else self.fits
+        usual = effort.plain_exchanges if plain else effort.exchanges
+        exchanges = usual if self.exchanges is None else self.exchanges
         text = (
             f" Exact refits of both factors on their supports took the relative error of the loss from "
             f"{errors[0]:.5g} to {errors[1]:.5g}"
         )
+        count = 0
         if fits:
             fitted, reached, count, settled = state.polish(fits, exchanges)
             errors.append(reached)
             text += f", a joint fit to {fitted:.5g}"
-            if count:
-                text += f", and exchanging {count} entries to {reached:.5g}"
+        elif exchanges:
+            count, reached = state.exchange_in_turn(exchanges)
+            errors.append(reached)
+        if count:
+            text += f", and exchanging {count} entries to {errors[-1]:.5g}"
         explanation = state.explain() + text + "."
         simpler = state.try_simple(errors[-1])
         explanation += simpler

@@ -32,6 +32,8 @@ _STALLED = 1e-3
 _REFIT_ITERATIONS = 12
 _FIT_ITERATIONS = 30
 _EXCHANGE_ITERATIONS = 8
+# After an exchange that was refused, what is left out counts less by this factor.
+_HANDICAP = 0.6
 # A rank-one term this small, relative to the largest, is ended.
 _VANISHED = 1e-10
 # Entries of both factors that the split looks at.
@@ -296,15 +298,49 @@ class AlternatingState:
         self.values, self.masks = fit.values, fit.masks
         return fitted, self._relative(fit.loss), count, settled
 
+    def exchange_in_turn(self, rounds: int) -> tuple[int, float]:
+        """Exchange entries and refit both factors, while that lowers the error.
+
+        Returns
+        -------
+        count : int
+            How many entries were exchanged.
+        error : float
+            The relative error at the end.
+        """
+        error, exchanged, handicap = self.error(), 0, 1.0
+        for _ in range(rounds):
+            fit = JointFit(self.matrix, self.gram, self.values, self.masks, self.backend)
+            masks, count = fit.better(self._choose, handicap)
+            del fit
+            if not count:
+                break
+            # What is zero anyway need not be kept twice.
+            kept, before = [value[mask] for value, mask in zip(self.values, self.masks, strict=True)], self.masks
+            self.values, self.masks = [value * mask for value, mask in zip(self.values, masks, strict=True)], masks
+            self.refit()
+            reached = self.error()
+            if reached < error:
+                error, exchanged = reached, exchanged + count
+            else:
+                handicap *= _HANDICAP
+                self.masks = before
+                for value, mask, entries in zip(self.values, before, kept, strict=True):
+                    value[...] = 0
+                    value[mask] = entries
+            del kept, before
+        return exchanged, error
+
     def _relative(self, loss: float) -> float:
         return math.sqrt(max(loss, 0.0)) / self.norm if self.norm else 0.0
 
-    def _choose(self, scores: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
+    def _choose(self, together: NDArray[Any], scores: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
         """Return the masks that the constraints choose by these scores; a joint budget moves between the factors."""
         joint = self.problem.constraints
-        if isinstance(joint, DoubleSparse):
-            left, right = joint.mask((scores[0].T, scores[1]))
-            return [self.backend.xp.ascontiguousarray(left.T), right]
+        if isinstance(joint, DoubleSparse) and joint.left_nnz is None:
+            mask = self.backend.topk_mask(together[None, :], joint.budget)[0]
+            size = scores[0].size
+            return [mask[:size].reshape(scores[0].shape), mask[size:].reshape(scores[1].shape)]
         pairs = zip(self.constraints, scores, strict=True)
         return [self.backend.asarray(constraint.mask(score)) for constraint, score in pairs]
 

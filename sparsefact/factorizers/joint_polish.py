@@ -29,7 +29,7 @@ from sparsefact.backends.protocol import Backend
 __all__ = ["JointFit"]
 
 Pair = list[NDArray[Any]]
-Choose = Callable[[Pair], Pair]
+Choose = Callable[[NDArray[Any], Pair], Pair]
 
 # A conjugate gradient iteration that lowers the model by less than this share of f ends the step.
 _SLOW = 3e-4
@@ -58,7 +58,15 @@ class JointFit:
         self.matrix, self.gram, self.backend = matrix, gram, backend
         self.values, self.masks = list(values), list(masks)
         self.damping = 1e-3
-        self.loss, self.weighted = self._measure(self.values)
+        self._weighted: NDArray[Any] | None
+        self.loss, self._weighted = self._measure(self.values)
+
+    @property
+    def weighted(self) -> NDArray[Any]:
+        """R H at the present factors, computed again where `better` let it go."""
+        if self._weighted is None:
+            self._weighted = self._measure(self.values)[1]
+        return self._weighted
 
     def _weigh(self, x: NDArray[Any]) -> NDArray[Any]:
         weighted: NDArray[Any] = x if self.gram is None else x @ self.gram
@@ -73,10 +81,11 @@ class JointFit:
         (loss,) = self.backend.floats(xp.vdot(residual, weighted).real)
         return loss, weighted
 
-    def _gradients(self, weighted: NDArray[Any]) -> Pair:
-        """Return minus the gradient for the residual R whose R H is given."""
+    def _gradient(self, side: int) -> NDArray[Any]:
+        """Return minus the gradient for one of the factors."""
         left, right = self.values
-        return [right.conj() @ weighted.T, left.conj() @ weighted]
+        found: NDArray[Any] = right.conj() @ self.weighted.T if side == 0 else left.conj() @ self.weighted
+        return found
 
     def _curvatures(self) -> Pair:
         """Return the diagonal of the Hessian, as two arrays that broadcast to the factors' shapes."""
@@ -106,21 +115,21 @@ class JointFit:
 
     def _step(self, iterations: int) -> bool:
         """Take one step that lowers the loss, with as much damping as that needs; return whether there was one."""
-        gradients = [g * mask for g, mask in zip(self._gradients(self.weighted), self.masks, strict=True)]
         curvatures = self._curvatures()
         while self.damping < _LARGEST_DAMPING:
-            change = self._solve(gradients, curvatures, iterations)
-            values = [value + by for value, by in zip(self.values, change, strict=True)]
+            values = self._solve(curvatures, iterations)
+            for each, value in zip(values, self.values, strict=True):
+                each += value
             loss, weighted = self._measure(values)
             if loss < self.loss:
-                self.values, self.loss, self.weighted = values, loss, weighted
+                self.values, self.loss, self._weighted = values, loss, weighted
                 self.damping = max(self.damping / 4, 1e-6)
                 return True
             self.damping *= 8
         self.damping = 1e-3
         return False
 
-    def _solve(self, gradients: Pair, curvatures: Pair, iterations: int) -> Pair:
+    def _solve(self, curvatures: Pair, iterations: int) -> Pair:
         """Return the changes that minimise the damped model on the supports, by conjugate gradients."""
         xp = self.backend.xp
         left, right = self.values
@@ -130,7 +139,9 @@ class JointFit:
             for each, shift in zip(curvatures, ridge, strict=True)
         ]
         # All of these stay zero off the supports, so only what a product returns needs the masks.
-        residual = [each.copy() for each in gradients]
+        residual = [self._gradient(0), self._gradient(1)]
+        for each, mask in zip(residual, self.masks, strict=True):
+            each *= mask
         direction = [w * r for w, r in zip(inverse, residual, strict=True)]
         change = [xp.zeros_like(each) for each in residual]
         size = _dot(xp, residual, direction)
@@ -168,7 +179,8 @@ class JointFit:
         Parameters
         ----------
         choose : callable
-            From two arrays of scores to two masks inside the constraint.
+            From the scores of all entries in one vector, and the two arrays of which it consists, to two masks inside
+            the constraint.
         rounds : int
             Exchanges that are tried.
         iterations : int
@@ -176,10 +188,8 @@ class JointFit:
         """
         exchanged, handicap = 0, 1.0
         for _ in range(rounds):
-            scores = self._scores(handicap)
-            masks = choose(scores)
-            count, gain = self._promise(scores, masks)
-            if not gain > _WORTHLESS * self.loss:
+            masks, count = self.better(choose, handicap)
+            if not count:
                 break
             trial = JointFit(
                 self.matrix,
@@ -193,34 +203,58 @@ class JointFit:
             if trial.loss < self.loss:
                 stalled = trial.loss > self.loss * (1 - 1e-4)
                 self.values, self.masks = trial.values, trial.masks
-                self.loss, self.weighted, self.damping = trial.loss, trial.weighted, trial.damping
-                exchanged += int(count)
+                self.loss, self._weighted, self.damping = trial.loss, trial.weighted, trial.damping
+                exchanged += count
                 if stalled:
                     break
             else:
                 handicap *= 0.6
         return exchanged
 
+    def better(self, choose: Choose, handicap: float) -> tuple[Pair, int]:
+        """Return the masks that are chosen from the gains of all entries, and how many entries they take in.
+
+        None are taken in where that promises next to nothing.
+
+        Parameters
+        ----------
+        choose : callable
+            As for `exchange`.
+        handicap : float
+            By which what is left out counts less than what is kept.
+        """
+        together, scores = self._scores(handicap)
+        self._weighted = None  # a whole matrix, while the choice takes some
+        masks = choose(together, scores)
+        count, gain = self._promise(scores, masks)
+        return masks, count if gain > _WORTHLESS * self.loss else 0
+
     def _promise(self, scores: Pair, masks: Pair) -> tuple[int, float]:
         """Return how many entries new masks take in, and the fall of the loss if their gains add up."""
         taken, gain = 0, 0.0
         for score, new, old in zip(scores, masks, self.masks, strict=True):
-            squares = score * score
             taken = taken + (new & ~old).sum()
-            gain = gain + (squares * new).sum() - (squares * old).sum()
+            gain = gain + self.backend.xp.vdot(score * new, score) - self.backend.xp.vdot(score * old, score)
         count, promised = self.backend.floats(taken, gain)
         return int(count), promised
 
-    def _scores(self, handicap: float) -> Pair:
-        """Return the root of what each entry contributes: kept ones |w| sqrt(h), others handicap |g| / sqrt(h)."""
-        xp, scores = self.backend.xp, []
-        gradients = self._gradients(self.weighted)
-        for value, mask, g, curvature in zip(self.values, self.masks, gradients, self._curvatures(), strict=True):
+    def _scores(self, handicap: float) -> tuple[NDArray[Any], Pair]:
+        """Return the root of what each entry contributes: kept ones |w| sqrt(h), others handicap |g| / sqrt(h).
+
+        All of them are one vector, and the two arrays are its parts.
+        """
+        xp, sizes = self.backend.xp, [value.size for value in self.values]
+        together = xp.empty(sum(sizes), dtype=self.values[0].real.dtype)
+        parts = [together[: sizes[0]].reshape(self.values[0].shape), together[sizes[0] :].reshape(self.values[1].shape)]
+        for side, (part, mask, curvature) in enumerate(zip(parts, self.masks, self._curvatures(), strict=True)):
             root = xp.sqrt(curvature)
             inverse = xp.where(root > 0, 1 / xp.where(root > 0, root, 1), 0)
-            factor = root.dtype.type(handicap)
-            scores.append(xp.where(mask, abs(value) * root, factor * abs(g) * inverse))
-        return scores
+            xp.abs(self._gradient(side), out=part)
+            part *= root.dtype.type(handicap) * inverse
+            own = abs(self.values[side])
+            own *= root
+            xp.copyto(part, own, where=mask)
+        return together, parts
 
 
 def _dot(xp: Any, left: Pair, right: Pair) -> Any:
