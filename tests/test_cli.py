@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import sparsefact
+from sparsefact.checkpoints.export import Factorized
 from sparsefact.checkpoints.journal import JOURNAL_NAME, Journal
+from sparsefact.checkpoints.names import CONSTRAINTS, solvers_for
 from sparsefact.cli.app import app
 
 Tensors = dict[str, NDArray[Any]]
@@ -198,6 +200,73 @@ def test_one_bad_tensor_fails_alone(checkpoint: Path) -> None:
     assert as_json.exit_code == 1
     failed = [matrix for matrix in json.loads(as_json.stdout)["matrices"] if matrix["status"] == "failed"]
     assert [matrix["name"] for matrix in failed] == ["block.1.weight"] and failed[0]["message"]
+
+
+def test_one_sparse_matrix_of_blocks(checkpoint: Path) -> None:
+    output = checkpoint.with_name("out")
+    command = ("factorize", checkpoint, "-o", output, "--method", "single", "--block", "8x4", "--density", "0.5")
+    command = (*command, "--solver", "sequential-attention")
+    done = invoke(*command, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "both factors" not in done.stdout and "Note: without Gram matrices" in done.stdout
+    assert not output.exists()
+    assert len(json.loads(invoke(*command, "--dry-run", "--json").stdout)["notes"]) == 1
+    done = invoke(*command)
+    assert done.exit_code == 0 and "Note: without Gram matrices" in done.stderr, done.output
+    for name in ("block.0.weight", "block.1.weight"):
+        with Factorized(output) as matrices:
+            F = matrices.load(name)
+        A = make_tensors()[name]
+        blocks = np.abs(F.todense()).reshape(A.shape[0] // 8, 8, A.shape[1] // 4, 4).sum(axis=(1, 3))
+        assert len(F.factors) == 1 and np.count_nonzero(blocks) == blocks.size // 2 and F.nnz == A.size // 2
+        kept = F.todense() != 0
+        assert np.array_equal(F.todense()[kept], A[kept])
+    assert invoke("verify", output, "--against", checkpoint).exit_code == 0
+    assert "bitmask 24 x 16\n" in invoke("inspect", output).stdout
+    assert invoke("export", output, "--dense", checkpoint.with_name("dense")).exit_code == 0
+    assert "block.0" in invoke("export", output, "--torch").stdout
+    assert invoke("report", output, "-o", checkpoint.with_name("page.html")).exit_code == 0
+
+
+@pytest.mark.parametrize("method", ["monarch", "butterfly"])
+def test_structures_have_no_density(checkpoint: Path, method: str) -> None:
+    output = checkpoint.with_name("out.safetensors")
+    done = invoke("factorize", checkpoint, "-o", output, "--method", method, "--include", "block.*.weight")
+    assert done.exit_code == 0, done.output
+    assert sparsefact.load(output, "block.1.weight").shape == (16, 16)
+    check_refused(invoke("factorize", checkpoint, "-o", output, "--method", method, "--density", "0.5"), "density")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--method", "single", "--block", "7x7"), ("7, 7", "whole number of blocks")),
+        (("--method", "single", "--block", "16x16", "--include", "block.0.weight"), ("block.0.weight", "(24, 16)")),
+        (("--method", "single", "--block", "16"), ("'16'", "16x16")),
+        (("--method", "single", "--block", "0x4"), ("'0x4'", "16x16")),
+        (("--block", "4x4"), ("--block", "double-sparse", "--method single")),
+        (("--method", "monarch", "--block", "4x4"), ("--block", "monarch")),
+        (("--method", "single", "--solver", "magic"), ("'magic'", "sequential-attention")),
+        (("--method", "single", "--solver", "palm"), ("'palm' finds a product", "admm")),
+        (("--solver", "iht"), ("'iht' finds one matrix", "alternating")),
+        (("--solver", "magic"), ("'magic'", "alternating")),
+        (("--method", "single", "--effort", "high"), ("--effort", "alternating")),
+        (("--method", "single", "--total", "0.3"), ("double-sparse",)),
+        (("--method", "magic"), ("'magic'", "'single'")),
+    ],
+)
+def test_methods_and_solvers_that_do_not_go_together(
+    checkpoint: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    before = listing(checkpoint.parent)
+    check_refused(invoke("factorize", checkpoint, "-o", checkpoint.with_name("out"), *arguments), *words)
+    assert listing(checkpoint.parent) == before and not checkpoint.with_name("out").exists()
+
+
+def test_help_takes_the_names_from_the_table() -> None:
+    shown = "".join(invoke("factorize", "--help").output.split())
+    for constraint in CONSTRAINTS:
+        assert f"for{constraint}:{','.join(solvers_for(constraint))}" in shown.replace("\n", "")
 
 
 def make_shards(folder: Path) -> Tensors:

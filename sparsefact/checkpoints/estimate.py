@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsefact.checkpoints.methods import build_solver
+from sparsefact.checkpoints.methods import build_constraint, build_solver
 from sparsefact.checkpoints.plan import Plan, Target
+from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.errors import StorageError
 from sparsefact.factorizers.alternating import Alternating
@@ -40,6 +41,10 @@ _MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, b
 _FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
 _STORED = 3.5  # so many more of the excess
 _GRAMS = 11.0  # arrays of the size of the gram
+_PROJECTED = 8.0  # arrays of the size of the matrix that its projection takes; with a gram, in the solvers of one
+_SINGLE, _SINGLE_GRAMS = 20.0, 7.5  # matrix, so many of its size and so many of the gram's
+_DEEPER = 3.0  # arrays of the size of the matrix for each further factor of every weight
+_PROJECTION = 4e-8  # seconds for an entry, that a projection takes
 _WEIGHED = 3.0  # arrays of the size of both dense factors that the gram makes necessary
 _RECORD = 3200  # bytes of a record, its journal line and its entry in the index, without the names
 _NAMES = 24  # how often the name of a matrix is written
@@ -90,6 +95,11 @@ def memory_of(target: Target) -> int:
     """
     m, n = target.shape
     itemsize = 8 if target.dtype == "F64" else 4
+    if target.rule.constraint == "single":
+        if target.rule.gram is None:
+            return int(_FIXED + _PROJECTED * m * n * itemsize)
+        arrays = _SINGLE + _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
+        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * n * n) * itemsize)
     factors = min(m, n) * (m + n) * itemsize
     density = 1.0 if target.budget is None else target.budget / (m * n)
     total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
@@ -114,11 +124,14 @@ def disk_of(target: Target, total: float | None = None) -> int:
     """
     constraint = target.constraint
     if constraint is None:
-        constraint = double_sparse(target.shape, 1.0 if target.rule.tolerance is not None or total is None else total)
+        density = 1.0 if target.rule.tolerance is not None or total is None else total
+        constraint = build_constraint(target.rule.constraint, target.shape, density=density, block=target.rule.block)
     stored = {"F64": 8, "F32": 4}.get(target.dtype, 2)
     about = _RECORD + _NAMES * len(target.name.encode()) + _HISTORY * 20
-    if not isinstance(constraint, DoubleSparse):
+    if isinstance(constraint, Chain):
         return int(constraint.nnz) * stored + about
+    if not isinstance(constraint, DoubleSparse):
+        return _stored(target.shape, constraint.count(target.shape), stored) + about
     least, most = constraint.left_bounds
     splits = {int(left) for left in np.linspace(least, most, 65)}
     if constraint.left_nnz is not None:
@@ -289,7 +302,10 @@ def _seconds(plan: Plan, jobs: int) -> float:
     total = 0.0
     for target in plan.targets:
         m, n = target.shape
-        solver: Any = build_solver(target.rule.solver, target.rule.options) or Alternating()
+        solver: Any = build_solver(target.rule.solver, target.rule.options, target.rule.constraint) or Alternating()
+        if target.rule.constraint == "single" and target.rule.gram is None:
+            total += _PROJECTION * m * n
+            continue
         factors = 5 if target.rule.tolerance is not None else 1
         total += step * m * n * min(m, n) * (getattr(solver, "iterations", 50) + 2) * factors
         total += 0.15  # measuring, hashing and writing

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sparsefact.checkpoints.grams import read_gram
 from sparsefact.checkpoints.measure import magnitude_error, product_times
+from sparsefact.checkpoints.methods import build_constraint, density_for, nonzeros_of
 from sparsefact.checkpoints.plan import Target
 from sparsefact.checkpoints.report import Event, MatrixReport
 from sparsefact.constraints.double_sparse import double_sparse
@@ -250,7 +251,9 @@ def _within(target: Target, tolerance: float, solve: Callable[[Any], Any]) -> tu
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            constraint = double_sparse(target.shape, middle / _STEPS)
+            constraint = build_constraint(
+                target.rule.constraint, target.shape, density=middle / _STEPS, block=target.rule.block
+            )
         except BudgetError:
             low = middle
             continue
@@ -301,4 +304,8 @@ def _pack(
     record["source_dtype"] = target.dtype
     if target.rule.constraint == "double-sparse":
         record["density"], record["budget"] = target.constraint.density, target.constraint.budget
+    elif target.rule.constraint == "single":
+        # the density of a budget of whole blocks, which is what a record's pair of them says
+        count = nonzeros_of(target.constraint, target.shape)
+        record["density"], record["budget"] = density_for(count, target.shape), count
     return tensors, record, message

@@ -165,7 +165,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def check_identity(journal: Journal, identity: Mapping[str, Any]) -> None:
+def check_identity(journal: Journal, identity: Mapping[str, Any], shown: Path | None = None) -> None:
     """Refuse to go on with a run that is not the same one, and name what differs.
 
     Parameters
@@ -174,6 +174,8 @@ def check_identity(journal: Journal, identity: Mapping[str, Any]) -> None:
         Of the earlier run.
     identity : mapping
         Of the present one.
+    shown : Path, optional
+        What the sentence calls the place; by default the folder of the journal.
 
     Raises
     ------
@@ -184,8 +186,8 @@ def check_identity(journal: Journal, identity: Mapping[str, Any]) -> None:
     if found is not None:
         where, before, now = found
         raise ArgumentError(
-            f"{journal.path.parent}: the run begun there had {where} = {before}, and this one has {now}; give what it "
-            f"had, another output, or --resume never to start anew"
+            f"{shown or journal.path.parent}: the run begun there had {where} = {before}, and this one has {now}; "
+            f"give what it had, another output, or --resume never to start anew"
         )
 
 

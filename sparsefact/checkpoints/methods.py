@@ -1,52 +1,38 @@
-"""The names that recipes and the command line give to constraints and solvers: one table of each.
-
-A new solver or constraint becomes available to both by its line here.
-"""
+"""The constraints and solvers of recipes and of the command line, made from their names."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from sparsefact.checkpoints.names import CONSTRAINTS, SOLVERS, solvers_for
 from sparsefact.constraints.base import density_of
+from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.constraints.chain import Chain
-from sparsefact.constraints.double_sparse import double_sparse
+from sparsefact.constraints.double_sparse import double_sparse, joint_budget
+from sparsefact.constraints.top_k import TopK
 from sparsefact.errors import ArgumentError, BudgetError, ShapeError
-from sparsefact.factorizers.als import AlternatingLeastSquares
-from sparsefact.factorizers.alternating import Alternating
-from sparsefact.factorizers.hierarchical import Hierarchical
-from sparsefact.factorizers.palm import PALM
 from sparsefact.io.failure import quoted
 
-__all__ = ["CONSTRAINTS", "SOLVERS", "build_constraint", "build_solver", "density_for", "nonzeros_of"]
+__all__ = ["build_constraint", "build_solver", "density_for", "nonzeros_of"]
 
-SOLVERS: dict[str, Any] = {
-    "alternating": Alternating,
-    "als": AlternatingLeastSquares,
-    "hierarchical": Hierarchical,
-    "palm": PALM,
-}
-"""Solvers by name; their options are the fields of the dataclass."""
-
-CONSTRAINTS: dict[str, tuple[str, ...]] = {
-    "double-sparse": ("density", "tolerance"),
-    "monarch": ("blocks", "rank"),
-    "butterfly": (),
-}
-"""Constraints by name, with the keys of a rule that belong to them."""
+_PYTHON_ONLY = "inner"  # the option that is a solver itself
 
 
-def build_solver(name: str | None, options: Mapping[str, Any]) -> Any:
+def build_solver(name: str | None, options: Mapping[str, Any], constraint: str = "double-sparse") -> Any:
     """Return the solver of a name with these hyper-parameters, or None for the package's own choice.
 
     Parameters
     ----------
     name : str or None
-        One of `SOLVERS`.
+        One of `sparsefact.checkpoints.names.SOLVERS`; None with options is the first one of the constraint.
     options : mapping
         Hyper-parameters by the names of their fields.
+    constraint : str, optional
+        What it is for, one of `sparsefact.checkpoints.names.CONSTRAINTS`.
 
     Returns
     -------
@@ -55,27 +41,49 @@ def build_solver(name: str | None, options: Mapping[str, Any]) -> Any:
     Raises
     ------
     ArgumentError
-        If there is no such solver, or it has no such hyper-parameter.
+        If there is no such solver, it cannot solve for the constraint, or it has no such hyper-parameter.
 
     Examples
     --------
     >>> build_solver("alternating", {"effort": "fast"}).effort
     'fast'
+    >>> build_solver("htp", {"polish": "swap"}, "single").variant
+    'htp'
     """
     if name is None and not options:
         return None
-    chosen = SOLVERS.get(name or "alternating")
-    if chosen is None:
-        raise ArgumentError(f"solver is {quoted(str(name))}, and it must be one of {', '.join(SOLVERS)}")
-    fields = {field.name for field in dataclasses.fields(chosen) if field.init}
+    suitable = solvers_for(constraint)
+    name = suitable[0] if name is None and suitable else name
+    if name not in SOLVERS:
+        raise ArgumentError(f"solver is {quoted(str(name))}, and it must be one of {', '.join(suitable or SOLVERS)}")
+    named = SOLVERS[name]
+    if constraint not in named.constraints:
+        raise ArgumentError(_unsuitable(name, constraint, suitable))
+    chosen = getattr(importlib.import_module(named.module), named.name)
+    fields = {field.name for field in dataclasses.fields(chosen) if field.init} - {_PYTHON_ONLY, *named.preset}
     for option in options:
-        if option not in fields or option == "inner":
-            allowed = ", ".join(sorted(fields - {"inner"}))
+        if option not in fields:
+            allowed = ", ".join(sorted(fields))
             raise ArgumentError(f"the solver {name!r} has no option {quoted(option)}; it has {allowed}")
     try:
-        return chosen(**options)
+        return chosen(**named.preset, **options)
     except TypeError as error:
         raise ArgumentError(f"the options of the solver {name!r} do not fit: {error}") from None
+
+
+def _unsuitable(name: str, constraint: str, suitable: tuple[str, ...]) -> str:
+    """Say why a solver cannot solve for a constraint."""
+    if not suitable:
+        return f"the solver {name!r} is given with {constraint!r}, which needs none; leave it out"
+    instead = f"take one of {', '.join(suitable)}" if len(suitable) > 1 else f"take {suitable[0]}"
+    if SOLVERS[name].constraints == ("single",):
+        inside = ""
+        if "alternating" in suitable:
+            inside = ", or use it inside from Python, as sparsefact.Alternating(inner=...)"
+        return f"the solver {name!r} finds one matrix, and {constraint!r} is a product; {instead}{inside}"
+    if constraint == "single":
+        return f"the solver {name!r} finds a product, and 'single' is one matrix; {instead}"
+    return f"the solver {name!r} does not solve for {constraint!r}; {instead}"
 
 
 def build_constraint(
@@ -83,6 +91,7 @@ def build_constraint(
     shape: tuple[int, int],
     *,
     density: float | None = None,
+    block: tuple[int, int] | None = None,
     blocks: tuple[int, int] | None = None,
     rank: int = 1,
 ) -> Any:
@@ -91,11 +100,13 @@ def build_constraint(
     Parameters
     ----------
     name : str
-        One of `CONSTRAINTS`.
+        One of `sparsefact.checkpoints.names.CONSTRAINTS`.
     shape : (int, int)
         Of the matrix.
     density : float, optional
-        Of ``double-sparse``.
+        Of ``double-sparse`` and ``single``.
+    block : (int, int), optional
+        Of ``single``: whole blocks are kept or dropped.
     blocks : (int, int), optional
         Of ``monarch``.
     rank : int, optional
@@ -118,15 +129,21 @@ def build_constraint(
     --------
     >>> build_constraint("double-sparse", (20, 30), density=0.5).budget
     300
+    >>> build_constraint("single", (32, 48), density=0.5, block=(16, 16))
+    BlockTopK(block=(16, 16), density=0.5, count=None)
     >>> build_constraint("butterfly", (8, 8)).nnz
     48
     """
     if name not in CONSTRAINTS:
         raise ArgumentError(f"constraint is {quoted(name)}, and it must be one of {', '.join([*CONSTRAINTS, 'copy'])}")
-    if name == "double-sparse":
+    if name in ("double-sparse", "single"):
         if density is None:
-            raise BudgetError("density is missing, and the constraint 'double-sparse' needs one, or a tolerance")
-        return double_sparse(shape, density)
+            raise BudgetError(f"density is missing, and the constraint {name!r} needs one, or a tolerance")
+        if name == "double-sparse":
+            return double_sparse(shape, density)
+        single = TopK(density=density) if block is None else BlockTopK(block, density=density)
+        single.count(shape)
+        return single
     if name == "monarch":
         return Chain.monarch(shape, blocks=blocks, rank=rank)
     side = shape[0]
@@ -137,22 +154,31 @@ def build_constraint(
     return Chain.butterfly(side)
 
 
-def nonzeros_of(constraint: Any) -> int:
+def nonzeros_of(constraint: Any, shape: tuple[int, int]) -> int:
     """Return the most nonzeros that factors under a constraint store.
 
     Parameters
     ----------
     constraint : constraint
         What `build_constraint` returned.
+    shape : (int, int)
+        Of the matrix.
 
     Returns
     -------
     int
+
+    Examples
+    --------
+    >>> nonzeros_of(TopK(density=0.5), (20, 30))
+    300
     """
-    count = getattr(constraint, "budget", None)
-    return int(constraint.nnz if count is None else count)
+    return int(constraint.nnz if isinstance(constraint, Chain) else constraint.count(shape))
 
 
 def density_for(count: int, shape: tuple[int, int]) -> float:
     """Return the density that allows exactly `count` nonzeros in a matrix of this shape."""
-    return density_of(count, shape[0] * shape[1])
+    density = density_of(count, shape[0] * shape[1])
+    while joint_budget(density, shape) < count:  # which multiplies in another order
+        density = math.nextafter(density, 1.0)
+    return density

@@ -106,6 +106,11 @@ class Place:
             raise storage_error("written", path, error) from error
         return cls(path, target, target, single=False)
 
+    @property
+    def shown(self) -> Path:
+        """The folder, named as the output was given."""
+        return self.output.with_name(self.folder.name) if self.single else self.output
+
     def create(self) -> None:
         """Make the folder, unless it is there."""
         try:

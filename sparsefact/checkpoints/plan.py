@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsefact.checkpoints.grams import check_gram_entry
 from sparsefact.checkpoints.methods import build_constraint, nonzeros_of
+from sparsefact.checkpoints.names import CONSTRAINTS
 from sparsefact.checkpoints.recipe import Recipe, Rule, matches
 from sparsefact.constraints.base import check_density
 from sparsefact.errors import ArgumentError, BudgetError, DtypeError, ShapeError
@@ -55,7 +56,7 @@ class Target:
     @property
     def budget(self) -> int | None:
         """The most nonzeros that its factors may store together; None while the constraint is to be found."""
-        return None if self.constraint is None else nonzeros_of(self.constraint)
+        return None if self.constraint is None else nonzeros_of(self.constraint, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,19 @@ class Plan:
     @property
     def density(self) -> float | None:
         """The density that all rules have in common, or that of the budget in total; None if there are several."""
-        densities = {rule.density for rule in self.recipe.rules if rule.constraint == "double-sparse"}
+        densities = {rule.density for rule in self.recipe.rules if "density" in CONSTRAINTS.get(rule.constraint, ())}
         densities = {self.recipe.total if density is None else density for density in densities}
         return densities.pop() if len(densities) == 1 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a sentence before the run, because it is not what one may expect."""
+        if all(target.rule.constraint != "single" or target.rule.gram is not None for target in self.targets):
+            return ()
+        return (
+            "without Gram matrices one sparse matrix is the projection on its constraint, whatever the solver; give "
+            "--gram, or gram in the rule, for a solver to weigh the error by the inputs",
+        )
 
 
 def plan(
@@ -176,7 +187,7 @@ def plan(
                     raise _matches_nothing(words[0], pattern, checkpoint)
         targets: list[Target] = []
         copied: list[Copied] = []
-        small: list[BudgetError] = []
+        unfit: list[BudgetError | ShapeError] = []
         for name in checkpoint.names:
             info = checkpoint.info(name)
             rule_index = recipe.rule_of(name)
@@ -192,12 +203,12 @@ def plan(
                     # The name in full is what insists; a tensor's name may itself contain wildcards.
                     if name in rule.targets:
                         raise
-                    if isinstance(error, BudgetError):
-                        small.append(error)
+                    if isinstance(error, BudgetError) or (isinstance(error, ShapeError) and _block_misfits(info, rule)):
+                        unfit.append(error)
                     reason = _reason(info, rule, recipe.total, error)
             copied.append(Copied(name, reason or ""))
-    if small and not targets:
-        raise small[0]
+    if unfit and not targets:
+        raise unfit[0]
     _refuse_taken_names(targets, copied)
     _refuse_missing_grams(targets)
     return Plan(Path(source), tuple(targets), tuple(copied), recipe)
@@ -244,24 +255,29 @@ def _target(info: TensorInfo, rule: Rule, total: float | None) -> Target:
     rows, columns = info.shape
     if min(rows, columns) < 2:
         raise ShapeError(
-            f"{who} has the shape {info.shape}, and two sparse factors need at least 2 rows and 2 columns; leave it out"
+            f"{who} has the shape {info.shape}, and at least 2 rows and 2 columns are needed; leave it out"
         )
     try:
         constraint = build_constraint(
-            rule.constraint, (rows, columns), density=_density(rule, total), blocks=rule.blocks, rank=rule.rank
+            rule.constraint,
+            (rows, columns),
+            density=_density(rule, total),
+            block=rule.block,
+            blocks=rule.blocks,
+            rank=rule.rank,
         )
     except BudgetError as error:
         raise BudgetError(f"{who}: {error}; or leave it out with --exclude") from None
     except (ArgumentError, ShapeError) as error:
         raise type(error)(f"{who}: {error}") from None
-    if rule.constraint == "double-sparse" and rule.density is None:
+    if "density" in CONSTRAINTS[rule.constraint] and rule.density is None:
         constraint = None
     return Target(info.name, (rows, columns), info.dtype, info.nbytes, constraint, rule)
 
 
 def _density(rule: Rule, total: float | None) -> float | None:
     """Return the density at which a matrix must have a factorization to be a target."""
-    if rule.constraint != "double-sparse":
+    if "density" not in CONSTRAINTS[rule.constraint]:
         return None
     if rule.tolerance is not None:
         return 1.0
@@ -279,7 +295,16 @@ def _reason(info: TensorInfo, rule: Rule, total: float | None, error: Exception)
         return "it is a single row or column" if min(info.shape) else "it is empty"
     if isinstance(error, BudgetError):
         return f"it is too small for the density {_density(rule, total):g}"
+    if rule.block is not None:
+        return f"blocks of {rule.block[0]} x {rule.block[1]} do not divide it"
     return f"its shape does not fit the constraint {rule.constraint!r}"
+
+
+def _block_misfits(info: TensorInfo, rule: Rule) -> bool:
+    """Return whether only the blocks of a rule keep a matrix from being factorized."""
+    if rule.block is None or len(info.shape) != 2 or info.dtype not in COMPUTABLE or min(info.shape) < 2:
+        return False
+    return any(side % length for side, length in zip(info.shape, rule.block, strict=True))
 
 
 def _refuse_factor_file(checkpoint: Checkpoint) -> None:

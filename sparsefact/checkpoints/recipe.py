@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsefact.checkpoints.methods import CONSTRAINTS, build_solver
+from sparsefact.checkpoints.methods import build_solver
+from sparsefact.checkpoints.names import CONSTRAINTS
 from sparsefact.constraints.base import check_density, check_int
+from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.errors import ArgumentError, BudgetError, FormatError
 from sparsefact.io.failure import quoted, storage_error
 
@@ -37,17 +39,21 @@ class Rule:
     ignore : tuple of str
         Patterns of tensors that the rule passes over; the rules after it may still take them.
     constraint : str
-        A name of `sparsefact.checkpoints.methods.CONSTRAINTS`, or ``"copy"``.
+        A name of `sparsefact.checkpoints.names.CONSTRAINTS`, or ``"copy"``.
     density : float or None
-        Of ``double-sparse``: nonzeros of both factors together, as a fraction of the entries.
+        Of ``double-sparse``: nonzeros of both factors together, as a fraction of the entries. Of ``single``: those of
+        the one sparse matrix.
     tolerance : float or None
-        Of ``double-sparse``, instead of a density: the smallest density of a grid whose relative error is at most this.
+        Instead of a density: the smallest density of a grid whose relative error is at most this.
+    block : (int, int) or None
+        Of ``single``: rows and columns of the blocks that are kept or dropped whole; None for single entries.
     blocks : (int, int) or None
         Of ``monarch``.
     rank : int
         Of ``monarch``.
     solver : str or None
-        A name of `sparsefact.checkpoints.methods.SOLVERS`; None leaves the choice to `sparsefact.factorize`.
+        A name of `sparsefact.checkpoints.names.SOLVERS`, one that goes with the constraint; None leaves the choice to
+        `sparsefact.factorize`.
     options : mapping
         The solver's hyper-parameters.
     gram : str or None
@@ -69,6 +75,7 @@ class Rule:
     constraint: str = "double-sparse"
     density: float | None = None
     tolerance: float | None = None
+    block: tuple[int, int] | None = None
     blocks: tuple[int, int] | None = None
     rank: int = 1
     solver: str | None = None
@@ -82,9 +89,8 @@ class Rule:
             raise ArgumentError(
                 f"constraint is {quoted(self.constraint)}, and it must be one of {', '.join([*CONSTRAINTS, 'copy'])}"
             )
-        given = {"density": self.density, "tolerance": self.tolerance, "blocks": self.blocks}
-        for name, value in given.items():
-            if value is not None and name not in CONSTRAINTS.get(self.constraint, ()):
+        for name in ("density", "tolerance", "block", "blocks"):
+            if getattr(self, name) is not None and name not in CONSTRAINTS.get(self.constraint, ()):
                 raise ArgumentError(f"{name} does not belong to the constraint {self.constraint!r}; leave it out")
         if self.density is not None:
             object.__setattr__(self, "density", check_density("density", self.density))
@@ -93,8 +99,10 @@ class Rule:
                 raise ArgumentError("density and tolerance are both given, and one says what the other asks; leave one")
             if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
                 raise BudgetError(f"tolerance={self.tolerance!r} is outside (0, 1); pass the largest relative error")
+        if self.block is not None:
+            object.__setattr__(self, "block", BlockTopK(self.block, density=1.0).block)
         check_int("rank", self.rank)
-        build_solver(self.solver, self.options)
+        build_solver(self.solver, self.options, self.constraint)
 
     def takes(self, name: str) -> bool:
         """Return whether this rule is for the tensor of this name."""
@@ -149,9 +157,16 @@ class Recipe:
         if self.threads_per_job is not None:
             check_int("threads_per_job", self.threads_per_job)
         for number, rule in enumerate(self.rules, 1):
-            if rule.constraint != "double-sparse":
+            if "density" not in CONSTRAINTS.get(rule.constraint, ()):
                 continue
-            if rule.density is None and rule.tolerance is None and self.total is None:
+            if rule.density is not None or rule.tolerance is not None:
+                continue
+            if rule.constraint != "double-sparse":
+                raise BudgetError(
+                    f"rule {number} has neither density nor tolerance, and a budget in total is shared by "
+                    f"'double-sparse' matrices only; give one"
+                )
+            if self.total is None:
                 raise BudgetError(
                     f"rule {number} has neither density nor tolerance, and there is no budget in total; give one"
                 )
@@ -179,8 +194,9 @@ class Recipe:
             for name in ("density", "tolerance", "solver", "gram"):
                 if getattr(rule, name) is not None:
                     listed[name] = getattr(rule, name)
-            if rule.blocks is not None:
-                listed["blocks"] = list(rule.blocks)
+            for name in ("block", "blocks"):
+                if getattr(rule, name) is not None:
+                    listed[name] = list(getattr(rule, name))
             if rule.rank != 1:
                 listed["rank"] = rule.rank
             if rule.options:
@@ -278,11 +294,12 @@ def _rule(listed: Any, place: Path, where: str) -> Rule:
     for key in ("targets", "ignore"):
         if key in listed:
             fields[key] = _texts(listed[key], f"{where}: {key}")
-    if "blocks" in listed:
-        blocks = listed["blocks"]
-        if not isinstance(blocks, list) or len(blocks) != 2 or not all(type(side) is int for side in blocks):
-            raise FormatError(f"{where}: blocks must be two integers, such as [4, 8]")
-        fields["blocks"] = tuple(blocks)
+    for key in ("block", "blocks"):
+        if key in listed:
+            pair = listed[key]
+            if not isinstance(pair, list) or len(pair) != 2 or not all(type(side) is int for side in pair):
+                raise FormatError(f"{where}: {key} must be two integers, such as [4, 8]")
+            fields[key] = tuple(pair)
     if "options" in listed:
         fields["options"] = _get(listed, "options", dict, where)
     if "gram" in listed:

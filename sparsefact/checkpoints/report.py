@@ -56,7 +56,7 @@ class MatrixReport:
     density : float
         ``nnz / (m * n)``; 1 for a matrix that failed and is kept as it was.
     nnz : int
-        Entries stored by both factors.
+        Entries stored by all factors.
     error : float or None
         ``||A - F1 F2|| / ||A||`` (Frobenius, in float64) of the values as they are stored; None if it failed.
     magnitude_error : float or None

@@ -203,13 +203,13 @@ def _open_journal(place: Place, identity: dict[str, Any], resume: Resume, recipe
     place.remove_temporary()
     if path.exists() and resume != "never":
         journal = Journal.open(path)
-        check_identity(journal, identity)
+        check_identity(journal, identity, place.shown)
         # One file that was complete may since have been moved or replaced; a folder says so itself, in `verify`.
         if not (place.single and journal.complete) or _is_in_place(place, journal.complete):
             return journal
     if resume == "required":
         raise ArgumentError(
-            f"{place.folder}: there is no {JOURNAL_NAME} of a run to take up; check the output, or use --resume auto"
+            f"{place.shown}: there is no {JOURNAL_NAME} of a run to take up; check the output, or use --resume auto"
         )
     place.clear()
     write_text(place.folder / RECIPE_NAME, recipe.as_toml())
@@ -353,8 +353,11 @@ class _Work:
 
     def _job(self, target: Target, *, quick: bool = False) -> Job:
         options = dict(target.rule.options)
-        if quick and target.rule.solver in (None, "alternating"):
+        if quick:  # for which only double-sparse asks
             options["effort"] = "fast"
+        solver = self.solver
+        if solver is None:
+            solver = build_solver(target.rule.solver, options, target.rule.constraint)
         index = next(i for i, other in enumerate(self.targets) if other.name == target.name)
         return Job(
             target=target,
@@ -362,7 +365,7 @@ class _Work:
             total=len(self.targets),
             source=self.plan.source.resolve(),
             output=self.place.folder.resolve() / shard_name(index, len(self.targets)),
-            solver=build_solver(target.rule.solver, options) if self.solver is None else self.solver,
+            solver=solver,
             seed=self.recipe.seed,
             device=self.recipe.device,
         )

@@ -198,7 +198,8 @@ def _matrix(name: str, record: Any, file: _Tensors, source: Checkpoint | None, u
         if len(whole) == len(factors):
             _check_chain(whole, shape)
             nnz = sum(int(entry["nnz"]) for entry in entries)
-            message = f"{nnz:,} nonzeros in {len(whole)} factors" + _check_budget(record, shape, nnz)
+            noun = "factor" if len(whole) == 1 else "factors"
+            message = f"{nnz:,} nonzeros in {len(whole)} {noun}" + _check_budget(record, shape, nnz)
             if source is not None and not wrong:
                 message += _check_source(name, record, shape, whole, source)
     except (_Wrong, SparsefactError) as caught:

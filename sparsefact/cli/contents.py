@@ -27,8 +27,8 @@ def describe_plan(work: Plan) -> dict[str, Any]:
     -------
     dict
         ``source``, ``density`` and ``tensors``, a list of dictionaries with name, shape, dtype, nbytes, target (whether
-        it is factorized), rule (which of the recipe, from 1, or None), budget (nonzeros of both factors together, or
-        None) and reason (why it is copied, or None).
+        it is factorized), rule (which of the recipe, from 1, or None), budget (nonzeros of all factors together, or
+        None) and reason (why it is copied, or None); and ``notes``, sentences.
     """
     budgets = {target.name: target.budget for target in work.targets}
     rules = {target.name: work.recipe.rules.index(target.rule) + 1 for target in work.targets}
@@ -48,7 +48,7 @@ def describe_plan(work: Plan) -> dict[str, Any]:
         }
         for info in infos
     ]
-    return {"source": str(work.source), "density": work.density, "tensors": rows}
+    return {"source": str(work.source), "density": work.density, "tensors": rows, "notes": list(work.notes)}
 
 
 def describe(path: Path) -> dict[str, Any]:

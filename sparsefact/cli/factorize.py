@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
+from sparsefact.checkpoints.names import CONSTRAINTS, shown_solvers
 from sparsefact.cli.failure import BadInput
 from sparsefact.cli.table import show_table
 from sparsefact.cli.text import document, duration, milliseconds, percent, printable, shape_text, size
@@ -26,7 +27,17 @@ __all__ = ["factorize"]
 
 _NAMES_SHOWN = 8
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-_RULE_OPTIONS = ("density", "tolerance", "total", "include", "exclude", "solver", "gram", "effort")
+_RULE_OPTIONS = tuple("method density tolerance total block include exclude solver gram effort".split())
+
+
+def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read rows and columns, such as 16x16."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and int(side) for side in sides):
+        raise click.BadParameter(f"{text!r} is not ROWSxCOLUMNS, such as 16x16.")
+    return int(sides[0]), int(sides[1])
 
 
 @click.command(short_help="Write the matrices of a checkpoint as products of sparse ones.")
@@ -38,17 +49,25 @@ _RULE_OPTIONS = ("density", "tolerance", "total", "include", "exclude", "solver"
     "--recipe", type=click.Path(path_type=Path), help="A TOML file with the rules, instead of the options below."
 )
 @click.option(
+    "--method",
+    type=click.Choice(list(CONSTRAINTS)),
+    default="double-sparse",
+    show_default=True,
+    help="What a matrix becomes: two sparse factors, a single sparse matrix, or a structured product.",
+)
+@click.option(
     "--density",
     type=float,
     default=0.3,
     show_default=True,
-    help="Nonzeros of both factors together, as a fraction of the entries of the matrix.",
+    help="Nonzeros of all factors together, as a fraction of the entries of the matrix.",
 )
 @click.option("--tolerance", type=float, help="Instead: the smallest density whose relative error is at most this.")
 @click.option("--total", type=float, help="Instead: a density for all matrices together, spread where it gains most.")
+@click.option("--block", callback=_block, metavar="ROWSxCOLUMNS", help="Of single: keep or drop whole blocks.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not tensors whose name matches; may be repeated.")
-@click.option("--solver", metavar="NAME", help="alternating (default), als, hierarchical, palm.")
+@click.option("--solver", metavar="NAME", help=f"The solver: {shown_solvers()}.")
 @click.option("--gram", type=click.Path(path_type=Path), help="A safetensors file of Gram matrices, <layer>.gram.")
 @click.option("--device", metavar="cpu|cuda", help="Where to compute; by default on the processor.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")
@@ -75,7 +94,7 @@ _RULE_OPTIONS = ("density", "tolerance", "total", "include", "exclude", "solver"
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @click.pass_context
 def factorize(ctx: click.Context, /, **given: Any) -> None:
-    """Write the matrices of CHECKPOINT as products of sparse matrices.
+    """Write the matrices of CHECKPOINT as products of sparse matrices, or as single sparse ones.
 
     CHECKPOINT is a .safetensors file, or a directory with model.safetensors.index.json or model.safetensors. The 2-D
     floating tensors are factorized unless --include and --exclude say otherwise; every other tensor is copied. What is
@@ -95,6 +114,8 @@ def factorize(ctx: click.Context, /, **given: Any) -> None:
         if given["dry_run"]:
             _show_plan(work, estimate(work, output, jobs=given["jobs"], probe=True), as_json=as_json)
             return
+        for note in work.notes:
+            click.echo(f"Note: {note}.", err=True)
         refuse_what_will_not_fit(estimate(work, output, jobs=given["jobs"], remote=given["scheduler"] is not None))
         from sparsefact.checkpoints.run import run
         from sparsefact.cli.progress import show_progress
@@ -162,21 +183,31 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     if given["recipe"] is not None:
         recipe = read_recipe(given["recipe"])
         for name in _RULE_OPTIONS:
-            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            if _is_given(ctx, name):
                 raise click.UsageError(f"--{name} and --recipe say the same twice: put it into the recipe.")
-        seed = given["seed"] if ctx.get_parameter_source("seed") is ParameterSource.COMMANDLINE else recipe.seed
+        seed = given["seed"] if _is_given(ctx, "seed") else recipe.seed
         return {"recipe": dataclasses.replace(recipe, seed=seed, device=given["device"] or recipe.device)}
     asked = [name for name in ("density", "tolerance", "total") if _is_given(ctx, name)]
     if len(asked) > 1:
         raise click.UsageError(f"--{asked[0]} and --{asked[1]} exclude each other: give one of them.")
-    how = asked[0] if asked else "density"
-    options = {"effort": given["effort"]} if given["solver"] in (None, "alternating") else {}
+    method, solver = given["method"], given["solver"]
+    if given["block"] is not None and "block" not in CONSTRAINTS[method]:
+        raise click.UsageError(f"--block does not belong to --method {method}: leave it out, or use --method single.")
+    # The default density is none of a structure that has no density.
+    how = asked[0] if asked else "density" if "density" in CONSTRAINTS[method] else None
+    if solver is None and method == "double-sparse":
+        solver = "alternating"
+    if solver != "alternating" and _is_given(ctx, "effort"):
+        raise click.UsageError("--effort is an option of the solver alternating: leave it out.")
+    options = {"effort": given["effort"]} if solver == "alternating" else {}
     rule = Rule(
         targets=given["include"] or ("*",),
         ignore=given["exclude"],
+        constraint=method,
         density=given["density"] if how == "density" else None,
         tolerance=given["tolerance"] if how == "tolerance" else None,
-        solver=given["solver"] or "alternating",
+        block=given["block"],
+        solver=solver,
         options=options,
         gram=None if given["gram"] is None else str(given["gram"].resolve()),
     )
@@ -212,7 +243,9 @@ def _show_plan(work: Plan, needs: Estimate, *, as_json: bool) -> None:
     if as_json:
         click.echo(document(described))
     else:
-        _show_rows(work, described["tensors"], several=len(work.recipe.rules) > 1)
+        _show_rows(work, described["tensors"])
+        for note in work.notes:
+            click.echo(f"Note: {note}.")
         click.echo(
             f"It would take {size(needs.memory)} of memory at most ({size(needs.memory_free)} are free), "
             f"{size(needs.disk)} of disk ({size(needs.disk_free)} are free) and about {duration(needs.seconds or 0.0)}."
@@ -221,9 +254,11 @@ def _show_plan(work: Plan, needs: Estimate, *, as_json: bool) -> None:
         raise BadInput(lacks[0])
 
 
-def _show_rows(work: Plan, rows: list[dict[str, Any]], *, several: bool) -> None:
+def _show_rows(work: Plan, rows: list[dict[str, Any]]) -> None:
+    several = len(work.recipe.rules) > 1
+    pairs = all(target.rule.constraint == "double-sparse" for target in work.targets)
     show_table(
-        ["tensor", "shape", "dtype", "size", "nonzeros of\nboth factors", "what happens"],
+        ["tensor", "shape", "dtype", "size", "nonzeros of\nboth factors" if pairs else "nonzeros", "what happens"],
         [
             [
                 printable(row["name"]),
