@@ -238,20 +238,20 @@ class AlternatingState:
 
     def leave_search(self) -> None:
         """Go from the search to the polish: keep the supports, and take the gram in full."""
-        self.values = [self.factor(side) for side in (0, 1)]
-        for side, (constraint, state) in enumerate(zip(self.constraints, self.warm, strict=True)):
-            value = self.values[side]
-            mask = state.mask if hasattr(state, "mask") else value != 0
-            # Ended early, just after the split moved or a term was started again, the mask may leave the pattern.
-            scores = state.t * mask if hasattr(state, "t") else value
-            mask = mask & self.backend.asarray(constraint.mask(scores))
-            self.values[side] = value * mask
-            self.masks.append(mask)
         right = getattr(self.warm[1], "right", None)
         if right is not None:
             floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
             self.rank = int((right.values > floor).sum())
-        self.warm = [None, None]
+        self.values = [self.factor(side) for side in (0, 1)]
+        for side, constraint in enumerate(self.constraints):
+            state, value = self.warm[side], self.values[side]
+            mask = state.mask if hasattr(state, "mask") else value != 0
+            # Ended early, just after the split moved or a term was started again, the mask may leave the pattern.
+            scores = state.t * mask if hasattr(state, "t") else value
+            self.warm[side] = state = None  # a whole matrix, while the choice takes some
+            mask = mask & self.backend.asarray(constraint.mask(scores))
+            self.values[side] = value * mask
+            self.masks.append(mask)
         self.take_gram()
 
     def refit(self) -> None:
