@@ -315,3 +315,15 @@ def test_factorize_refuses_arrays_in_two_places():
         sf.factorize(cp.asarray(A), sf.double_sparse(A.shape, 0.4), init=start)
     with pytest.raises(sf.errors.DeviceError, match="'cuda:2' does not exist"):
         sf.factorize(A, sf.double_sparse(A.shape, 0.4), device="cuda:2")
+
+
+def test_a_result_says_that_products_were_rounded(monkeypatch):
+    f = sf.Quadratic(cp.asarray(np.eye(4, dtype="float32")), cp.asarray(np.ones((4, 3), dtype="float32")))
+    small = cp.asarray(np.ones((6, 6), dtype="float32"))
+    solve = sf.minimize, (f, sf.TopK(nnz=5)), sf.factorize, (small, sf.double_sparse((6, 6), 0.6))
+    for asked in ("0", "1"):
+        monkeypatch.setenv("CUPY_TF32", asked)
+        for verb, arguments in (solve[:2], solve[2:]):
+            assert ("TF32" in verb(*arguments).explain()) == (asked == "1")
+    host = sf.Quadratic(np.eye(4, dtype="float32"), np.ones((4, 3), dtype="float32"))
+    assert "TF32" not in sf.minimize(host, sf.TopK(nnz=5)).explain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import DeviceError
 
-__all__ = ["device_of", "get_backend", "on_gpu"]
+__all__ = ["device_of", "get_backend", "on_gpu", "rounds_to_tf32"]
 
 _EXTRA = "install it with `pip install 'sparsefact[cuda13]'` (CUDA 13) or `pip install 'sparsefact[cuda12]'` (CUDA 12)"
 
@@ -64,6 +65,12 @@ def device_of(*arrays: Any) -> str:
 def on_gpu(array: Any) -> bool:
     """Return whether something is an array on a GPU."""
     return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def rounds_to_tf32(device: str, dtype: Any) -> bool:
+    """Return whether cuBLAS rounds the operands of its products of this type to TF32 there, as CUPY_TF32 asks CuPy."""
+    asked = os.environ.get("CUPY_TF32", "0") not in ("", "0")
+    return asked and device.startswith("cuda") and np.dtype(dtype).name in ("float32", "complex64")
 
 
 def _where(arrays: tuple[Any, ...]) -> str | None:

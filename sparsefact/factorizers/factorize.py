@@ -32,7 +32,7 @@ from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.submatrix_svd import SubmatrixSVD
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.loop import run
-from sparsefact.minimizers.minimize import check_solver
+from sparsefact.minimizers.minimize import check_solver, precision_of
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
 from sparsefact.minimizers.reduced_rank import ReducedRank
 from sparsefact.objectives.quadratic import check_gram
@@ -173,7 +173,7 @@ def factorize(
         constraint=checked if chain is None else chain,
         seed=seed,
         seconds=finished.seconds,
-        explanation=reason + outcome.explanation,
+        explanation=reason + outcome.explanation + precision_of(backend, matrix.dtype),
     )
 
 

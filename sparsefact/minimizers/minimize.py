@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsefact.backends.protocol import Backend
-from sparsefact.backends.registry import get_backend
+from sparsefact.backends.registry import get_backend, rounds_to_tf32
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
 from sparsefact.constraints.low_rank import LowRank
 from sparsefact.errors import ArgumentError
@@ -158,7 +158,8 @@ def minimize(
         finished.history,
         outcome.certificate,
         finished.seconds,
-        f"{type(solver).__name__}: {outcome.explanation}" if outcome.explanation else f"{type(solver).__name__}.",
+        (f"{type(solver).__name__}: {outcome.explanation}" if outcome.explanation else f"{type(solver).__name__}.")
+        + precision_of(backend, adapted.dtype),
     )
 
 
@@ -218,6 +219,13 @@ def _to_host(value: Any, backend: Backend) -> Any:
     if isinstance(value, dict):
         return {name: backend.to_host(each) for name, each in value.items()}
     return backend.to_host(value)
+
+
+def precision_of(backend: Backend, dtype: Any) -> str:
+    """Return a sentence where products are not computed in the precision of their operands."""
+    if not rounds_to_tf32(backend.name, dtype):
+        return ""
+    return " cuBLAS rounded the operands of its products to TF32, since CUPY_TF32 is set."
 
 
 def check_solver(solver: Any) -> None:

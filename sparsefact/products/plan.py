@@ -8,7 +8,6 @@ Neighbouring Kronecker-sparse factors merge into blocks on common sets of rows, 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.backends.registry import device_of, get_backend
+from sparsefact.backends.registry import device_of, get_backend, rounds_to_tf32
 from sparsefact.errors import ArgumentError
 from sparsefact.products import factors as _factors
 from sparsefact.products.factors import Factor, KroneckerFactor
@@ -32,8 +31,6 @@ Kernel: TypeAlias = Literal["plain", "vector", "tile", "matmul", "dense"]
 
 # Multiply-adds below which NumPy's and SciPy's own calls, factor by factor, cost less than choosing anything.
 _PLAIN = 2048
-# What cuBLAS may round to TF32.
-_SINGLE = ("float32", "complex64")
 # Plans kept per product; the one not used for longest is dropped.
 _KEPT = 8
 
@@ -216,8 +213,7 @@ class Plan:
         return "" if self.device == "cpu" else f" on {self.device}"
 
     def _by_tf32(self) -> bool:
-        asked = os.environ.get("CUPY_TF32", "0") not in ("", "0")
-        return asked and self.device != "cpu" and self.kernel in ("matmul", "dense") and self.dtype.name in _SINGLE
+        return self.kernel in ("matmul", "dense") and rounds_to_tf32(self.device, self.dtype)
 
     def apply(self, x: NDArray[Any], *, rows_first: bool = False) -> NDArray[Any]:
         """Return the product with an ``(n, B)`` array of type `dtype`, as a new ``(m, B)`` array.
