@@ -93,7 +93,7 @@ def reproductions() -> dict[str, matplotlib.figure.Figure]:
 
 def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure:
     """Return the errors of two sparse factors, by pattern and inner solver, on every matrix at the highest density."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     rows = (load("ablation") if document is None else document)["results"]["rows"]
     density = max(row["density"] for row in rows)
@@ -119,10 +119,13 @@ def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure
                 if (row["matrix"], row["solver"]) == (matrix, solver):
                     axes.axvline(row["error"], linestyle=style, color="gray", label=row["pattern"])
         axes.set(xscale="log", xlabel=f"relative error, {matrix}", yticks=range(len(patterns)))
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.grid(axis="y", alpha=0.3)
     grid[0][0].set_yticklabels(patterns)
     grid[0][0].invert_yaxis()
-    grid[0][-1].legend(fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(f"Two sparse factors, {density:g} of the entries in all")
     return figure
 

@@ -553,7 +553,7 @@ TABLES = {
         "butterfly_orders": butterfly_orders,
         "butterfly_accuracy": butterfly_accuracy,
     },
-    "docs/double_sparse.md": {"data_aware": data_aware},
+    "docs/double_sparse.md": {"data_aware": data_aware, "ablation": ablation},
     "docs/fixed_support.md": {"fixed_support": fixed_support},
     "docs/products.md": {
         "products": products,
