@@ -20,6 +20,7 @@ from sparsefact.factorizers.identity_start import identity_start
 from sparsefact.factorizers.joint_polish import JointFit
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.simple_products import SIMPLE_PRODUCTS
+from sparsefact.minimizers.exchange import HANDICAP
 from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.minimizers.refit import refit
 from sparsefact.objectives.quadratic import Quadratic
@@ -32,8 +33,6 @@ _STALLED = 1e-3
 _REFIT_ITERATIONS = 12
 _FIT_ITERATIONS = 30
 _EXCHANGE_ITERATIONS = 8
-# After an exchange that was refused, what is left out counts less by this factor.
-_HANDICAP = 0.6
 # A rank-one term this small, relative to the largest, is ended.
 _VANISHED = 1e-10
 # Entries of both factors that the split looks at.
@@ -323,7 +322,7 @@ class AlternatingState:
             if reached < error:
                 error, exchanged = reached, exchanged + count
             else:
-                handicap *= _HANDICAP
+                handicap *= HANDICAP
                 self.masks = before
                 for value, mask, entries in zip(self.values, before, kept, strict=True):
                     value[...] = 0

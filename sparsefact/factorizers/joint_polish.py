@@ -25,6 +25,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
+from sparsefact.minimizers.exchange import HANDICAP
 
 __all__ = ["JointFit"]
 
@@ -208,7 +209,7 @@ class JointFit:
                 if stalled:
                     break
             else:
-                handicap *= 0.6
+                handicap *= HANDICAP
         return exchanged
 
     def better(self, choose: Choose, handicap: float) -> tuple[Pair, int]:

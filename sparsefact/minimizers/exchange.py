@@ -18,11 +18,12 @@ from sparsefact.constraints.base import Constraint
 from sparsefact.minimizers.refit import conjugate_gradients
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["exchange"]
+__all__ = ["HANDICAP", "exchange"]
 
 # Exchanges that promise less than this share of what the entries explain are not tried.
 _WORTHLESS = 1e-9
-_HANDICAP = 0.6
+HANDICAP = 0.6
+"""After an exchange that was refused, what is left out counts less by this factor."""
 
 
 def exchange(
@@ -79,5 +80,5 @@ def exchange(
             value, mask, reached = trial, fresh, lower
             exchanged += int(taken)
         else:
-            handicap *= _HANDICAP
+            handicap *= HANDICAP
     return value, mask, exchanged
