@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Projection, Shape, check_int, check_shape, nonzero_indices
-from sparsefact.errors import ShapeError
+from sparsefact.constraints.base import Shape, check_int, nonzero_indices
+from sparsefact.constraints.fixed import FixedPositions
 
 __all__ = ["KroneckerSupport"]
 
 
 @dataclass(frozen=True)
-class KroneckerSupport(Projection):
+class KroneckerSupport(FixedPositions):
     """The matrices that are zero outside the ones of ``I_a (x) 1_{b x c} (x) I_d``.
 
     The shape is ``(a*b*d, a*c*d)`` and ``a*b*c*d`` entries may be nonzero: `a` diagonal blocks, each of which is a
@@ -86,30 +86,6 @@ class KroneckerSupport(Projection):
         block, inside = np.arange(self.a)[:, None], np.arange(self.d)
         mask[block, :, inside, block, :, inside] = True
         return mask.reshape(self.shape)
-
-    def _check(self, shape: Any, name: str) -> None:
-        if tuple(shape) != self.shape:
-            raise ShapeError(f"{name} has shape {tuple(shape)}, but {self!r} has shape {self.shape}; they must agree")
-
-    def count(self, shape: Shape | None = None) -> int:
-        """Return how many entries may be nonzero.
-
-        Parameters
-        ----------
-        shape : (int, int), optional
-            Checked against the shape of the support.
-
-        Returns
-        -------
-        int
-        """
-        if shape is not None:
-            self._check(check_shape(shape), "the matrix")
-        return self.nnz
-
-    def _fit(self, x: Any) -> None:
-        if np.ndim(x) == 2:
-            self._check(np.shape(x), "x")
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, is zero off the support."""

@@ -8,13 +8,14 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Projection, Shape, check_shape, is_sparse, nonzero_indices
+from sparsefact.constraints.base import Shape, is_sparse, nonzero_indices
+from sparsefact.constraints.fixed import FixedPositions
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = ["Support"]
 
 
-class Support(Projection):
+class Support(FixedPositions):
     """The matrices that are zero outside a given set of positions.
 
     The positions are kept as a sorted CSR pattern, so that a large support with few entries stays small.
@@ -159,32 +160,6 @@ class Support(Projection):
 
     def _rows(self) -> NDArray[np.intp]:
         return np.repeat(np.arange(self._shape[0]), np.diff(self._indptr))
-
-    def _check(self, shape: Any, name: str) -> None:
-        if tuple(shape) != self._shape:
-            raise ShapeError(
-                f"{name} has shape {tuple(shape)}, but the support has shape {self._shape}; they must agree"
-            )
-
-    def count(self, shape: Shape | None = None) -> int:
-        """Return how many entries may be nonzero.
-
-        Parameters
-        ----------
-        shape : (int, int), optional
-            Checked against the shape of the support.
-
-        Returns
-        -------
-        int
-        """
-        if shape is not None:
-            self._check(check_shape(shape), "the matrix")
-        return self.nnz
-
-    def _fit(self, x: Any) -> None:
-        if np.ndim(x) == 2:
-            self._check(np.shape(x), "x")
 
     def contains(self, x: Any) -> bool:
         """Return whether the matrix `x`, dense or scipy.sparse, is zero off the support."""

@@ -25,6 +25,7 @@ from sparsefact.errors import ArgumentError, DeviceError, ShapeError
 from sparsefact.factorizers.cluster_trees import ClusterTrees, find_cluster_trees
 from sparsefact.factorizers.factorize import factorize
 from sparsefact.factorizers.hierarchical import Hierarchical
+from sparsefact.minimizers.loop import check_limits
 from sparsefact.products.factorization import Factorization
 
 if TYPE_CHECKING:
@@ -107,7 +108,12 @@ def butterfly_with_permutations(
     matrix = _check_matrix(A)
     check_int("seed", seed, 0)
     check_int("restarts", restarts)
-    _check_limits(solver, callback, time_limit)
+    if solver is not None and not isinstance(solver, Hierarchical):
+        raise ArgumentError(
+            f"solver={solver!r} is not allowed; pass sparsefact.Hierarchical(...) or None, and other solvers to "
+            "sparsefact.factorize on the reordered matrix"
+        )
+    check_limits(callback, time_limit)
     wide = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
     trees = find_cluster_trees(wide, restarts=restarts, seed=seed, callback=callback, time_limit=time_limit)
     chain = Chain.butterfly(len(matrix))
@@ -136,22 +142,6 @@ def _check_matrix(A: Any) -> NDArray[Any]:
             "of two of at least 4, so pad A with zeros to one, or use sparsefact.factorize if its order is known"
         )
     return matrix if matrix.dtype.itemsize > 2 else matrix.astype(np.float32)
-
-
-def _check_limits(solver: Any, callback: Any, time_limit: Any) -> None:
-    if solver is not None and not isinstance(solver, Hierarchical):
-        raise ArgumentError(
-            f"solver={solver!r} is not allowed; pass sparsefact.Hierarchical(...) or None, and other solvers to "
-            "sparsefact.factorize on the reordered matrix"
-        )
-    if callback is not None and not callable(callback):
-        raise ArgumentError(
-            f"callback={callback!r} cannot be called; pass a function of one Progress that returns True to stop"
-        )
-    if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
-        raise ArgumentError(
-            f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit"
-        )
 
 
 def _permutation(order: NDArray[np.intp], dtype: np.dtype[Any]) -> sparse.csr_array[Any, Any]:

@@ -17,7 +17,7 @@ from sparsefact.constraints.base import Constraint, Shape
 from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.constraints.top_k import TopK
 from sparsefact.errors import ArgumentError
-from sparsefact.minimizers.block_norms import spread
+from sparsefact.minimizers.block_norms import block_sums, spread
 
 __all__ = ["BlockGrid", "block_grid", "per_block", "sums_per_block"]
 
@@ -50,10 +50,7 @@ class BlockGrid:
 
     def sums(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the sum of the entries of every block of `x`, in float64 (complex128): an array of shape `grid`."""
-        (r, c), (rows, cols) = self.block, self.grid
-        wide = np.complex128 if x.dtype.kind == "c" else np.float64
-        total: NDArray[Any] = x.reshape(rows, r, cols * c).sum(axis=1, dtype=wide).reshape(rows, cols, c).sum(axis=2)
-        return total
+        return block_sums(x, self.block, np.complex128 if x.dtype.kind == "c" else np.float64)
 
     def energies(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the squared Frobenius norm of every block of `x`: a float64 array of shape `grid`."""

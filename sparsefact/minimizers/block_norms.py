@@ -39,12 +39,12 @@ def fit_blocks(blocks: tuple[int, int] | None, objective: Any) -> tuple[int, int
     return blocks
 
 
-def block_sums(x: NDArray[Any], block: Shape) -> NDArray[Any]:
-    """Return the sum of every block, (m / rows, n / columns)."""
+def block_sums(x: NDArray[Any], block: Shape, dtype: Any = None) -> NDArray[Any]:
+    """Return the sum of every block, (m / rows, n / columns), added up in `dtype` if given."""
     if block == (1, 1):
-        return x
+        return x if dtype is None else x.astype(dtype, copy=False)
     (m, n), (rows, columns) = x.shape, block
-    sums: NDArray[Any] = x.reshape(m // rows, rows, n // columns, columns).sum(axis=(1, 3))
+    sums: NDArray[Any] = x.reshape(m // rows, rows, n // columns, columns).sum(axis=(1, 3), dtype=dtype)
     return sums
 
 

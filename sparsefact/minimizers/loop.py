@@ -12,7 +12,7 @@ from sparsefact.errors import ArgumentError, NonFiniteError
 from sparsefact.minimizers.protocol import Callback, Outcome, Progress, Solver
 from sparsefact.products.status import Status
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "check_limits", "run"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,18 @@ class Run:
     outcome: Outcome
     history: tuple[Progress, ...]
     seconds: float
+
+
+def check_limits(callback: Any, time_limit: Any) -> None:
+    """Refuse a callback that cannot be called, and a time limit that is not a positive number of seconds."""
+    if callback is not None and not callable(callback):
+        raise ArgumentError(
+            f"callback={callback!r} cannot be called; pass a function of one Progress that returns True to stop"
+        )
+    if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
+        raise ArgumentError(
+            f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit"
+        )
 
 
 def run(solver: Solver, problem: Any, *, callback: Callback | None = None, time_limit: float | None = None) -> Run:
@@ -36,14 +48,7 @@ def run(solver: Solver, problem: Any, *, callback: Callback | None = None, time_
     ArgumentError
         If the time limit is not a positive number, or the callback cannot be called.
     """
-    if callback is not None and not callable(callback):
-        raise ArgumentError(
-            f"callback={callback!r} cannot be called; pass a function of one Progress that returns True to stop"
-        )
-    if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
-        raise ArgumentError(
-            f"time_limit={time_limit!r} is not a positive number of seconds; pass one, or None for no limit"
-        )
+    check_limits(callback, time_limit)
     started = time.perf_counter()
     total, history, early = solver.iterations, [], None
     state = solver.init(problem)
