@@ -53,7 +53,7 @@ def ours(A: NDArray[Any], pair: tuple[Any, Any]) -> tuple[NDArray[Any], NDArray[
 
 def plain_loop(A: NDArray[Any], blocks: list[tuple[Any, Any, int]]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Solve by one numpy.linalg.svd per block; which blocks is known beforehand."""
-    left, right = np.zeros((SIZE, SIZE), dtype=A.dtype), np.zeros((SIZE, SIZE), dtype=A.dtype)
+    left, right = np.zeros_like(A), np.zeros_like(A)
     for rows, cols, k in blocks:
         u, s, v = np.linalg.svd(A[rows[:, None], cols], full_matrices=False)
         left[rows, k] = u[:, 0] * np.sqrt(s[0])

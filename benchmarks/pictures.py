@@ -1,97 +1,114 @@
-"""The pictures of the documentation.
+"""The pictures of the documentation, drawn from the result files and from the network that comes with the package.
 
-python -m benchmarks.pictures        writes docs/pictures/*.svg
+python -m benchmarks.pictures        writes docs/pictures/*.svg, with the same bytes each time
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import numpy as np
 
 import sparsefact as sf
+from benchmarks import demo_matrix
 from benchmarks.record import RESULTS, load
 from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
+from sparsefact.report import figures
+from sparsefact.report.style import new_figure, save, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 
-def butterfly_supports() -> matplotlib.figure.Figure:
-    """Return the supports of a butterfly chain and of a rectangular Monarch chain, one above the other."""
-    from matplotlib import pyplot
+def overview() -> Figure:
+    """Return a matrix of the demo's network as two sparse factors, and the errors at other densities."""
+    found = load("demo_matrix")["results"]
+    m, n = found["shape"]
+    curves = {
+        way: [(row[way]["numbers"] / (m * n), row[way]["error"]) for row in found["rows"]]
+        for way in ("two sparse factors", "magnitude pruning", "SVD")
+    }
+    return figures.overview(demo_matrix.matrix(), demo_matrix.factors(demo_matrix.SHOWN), curves)
 
-    figure, axes = pyplot.subplots(2, 1, figsize=(9, 5.2), layout="constrained")
+
+def double_sparse_density() -> Figure:
+    """Return the errors of double sparse factorization and its peers on an attention layer."""
+    rows = [row for row in load("double_sparse")["results"]["comparison"] if row["matrix"] == "q384"]
+    ways = {
+        "sparsefact": "error",
+        "authors' code": "authors_error",
+        "magnitude pruning": "magnitude_error",
+        "SVD": "svd_error",
+    }
+    return figures.error_against_density(
+        {way: sorted((row["density"], row[key]) for row in rows) for way, key in ways.items()}
+    )
+
+
+def convergence() -> Figure:
+    """Return the way of the search on a matrix of the demo's network, for each effort."""
+    A = demo_matrix.matrix()
+    target = sf.double_sparse(A.shape, demo_matrix.SHOWN)
+    efforts = ("fast", "balanced", "high")
+    return figures.convergence(
+        {f"effort {effort}": sf.factorize(A, target, sf.Alternating(effort=effort)).history for effort in efforts}
+    )
+
+
+def butterfly_certificate() -> Figure:
+    """Return what is proved of the butterfly nearest to a Gaussian matrix."""
+    A = np.random.default_rng(0).standard_normal((256, 256))
+    return figures.certificate(
+        sf.factorize(A, sf.Chain.butterfly(256), sf.Hierarchical(certificate="full")).certificate
+    )
+
+
+def butterfly_supports() -> Figure:
+    """Return the supports of a butterfly chain and of a rectangular Monarch chain, one above the other."""
+    figure = new_figure(9, 5.2)
+    axes = figure.subplots(2, 1)
     sf.Chain.butterfly(16).plot(axes[0])
     sf.Chain.monarch((16, 24), blocks=(4, 4)).plot(axes[1])
     return figure
 
 
-def products_roofline() -> matplotlib.figure.Figure:
+def products_roofline() -> Figure:
     """Return the speed of chains of radix-2 factors against their size, below the speed that bytes allow.
 
     Speed counts the operations of the radix-2 chain, whoever computes it and however: the same for all ways. The roof
     is the speed of a product that takes as long as copying its operand into its result.
     """
-    from matplotlib import pyplot
-
-    found = load("products")["results"]["butterfly"]
-    dtypes, batches = (list(dict.fromkeys(row[key] for row in found)) for key in ("dtype", "batch"))
-    sizes = sorted({row["size"] for row in found})
-    styles: dict[str, dict[str, Any]] = {
-        "copying the operand (bytes floor)": {"color": "#555555", "linewidth": 1.2},
-        "sparsefact": {"color": "#0072B2", "linewidth": 2.2, "marker": "o", "markersize": 4},
-        "fastest peer on the factors": {"color": "#D55E00", "linestyle": "--", "marker": "s", "markersize": 4},
-        "dense product": {"color": "#888888", "linestyle": ":", "marker": "^", "markersize": 4},
-    }
-    figure, axes = pyplot.subplots(
-        len(dtypes), len(batches), figsize=(9, 5.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for dtype, row_of_axes in zip(dtypes, axes, strict=True):
-        for batch, axis in zip(batches, row_of_axes, strict=True):
-            curves: dict[str, list[float]] = {name: [] for name in styles}
-            for size in sizes:
-                seconds = next(
-                    row["seconds"] for row in found if (row["dtype"], row["batch"], row["size"]) == (dtype, batch, size)
-                )
-                dense = [s for name, s in seconds.items() if name.startswith("dense")]
-                peers = [
-                    s
-                    for name, s in seconds.items()
-                    if not name.startswith(("ours", "dense", "copy")) and "fused" not in name
-                ]
-                operations = (16 if dtype == "complex64" else 4) * size * (size.bit_length() - 1) * batch
-                for name, time in zip(styles, (seconds["copy"], seconds["ours"], min(peers), min(dense)), strict=True):
-                    curves[name].append(operations / time / 1e9)
-            for name, speeds in curves.items():
-                axis.plot(sizes, speeds, label=name, **styles[name])
-            roof = curves["copying the operand (bytes floor)"]
-            axis.fill_between(sizes, roof, 1e5, color="#dddddd", linewidth=0)
-            axis.set(title=f"{dtype}, {batch} column{'s' if batch > 1 else ''}", xscale="log", yscale="log")
-            axis.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-            axis.minorticks_off()
-            axis.grid(alpha=0.3, linewidth=0.5)
-            axis.set_ylim(0.02, 2000)
-            axis.set_xlim(0.85 * sizes[0], sizes[-1] / 0.85)
-    for axis in axes[-1]:
-        axis.set_xlabel("size n")
-    for row_of_axes in axes:
-        row_of_axes[0].set_ylabel("GFLOP/s of the radix-2 chain")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    return figure
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    rows = sorted(load("products")["results"]["butterfly"], key=lambda row: (row["dtype"] != "float32", row["batch"]))
+    for row in rows:
+        size, batch, seconds = row["size"], row["batch"], row["seconds"]
+        peers = [s for n, s in seconds.items() if not n.startswith(("ours", "dense", "copy")) and "fused" not in n]
+        times = {
+            "sparsefact": seconds["ours"],
+            "fastest peer on the factors": min(peers),
+            "dense product": min(s for name, s in seconds.items() if name.startswith("dense")),
+            "roofline: copying the operand": seconds["copy"],
+        }
+        operations = (16 if row["dtype"] == "complex64" else 4) * size * (size.bit_length() - 1) * batch
+        panel = panels.setdefault(f"{row['dtype']}, {batch} column{'s' if batch > 1 else ''}", {})
+        for way, time in times.items():
+            panel.setdefault(way, []).append((size, operations / time / 1e9))
+    return figures.speed_against_size(panels, quantity="GFLOP/s of the chain")
 
 
-def reproductions() -> dict[str, matplotlib.figure.Figure]:
+def reproductions() -> dict[str, Figure]:
     """Return the picture of every reproduction, drawn from its result file."""
-    return {
-        study.__name__.rpartition(".")[2]: study.figure(
-            load(f"reproduce_{study.__name__.rpartition('.')[2]}")["results"]
-        )
+    studies = {
+        study.__name__.rpartition(".")[2]: study
         for study in (block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit)
     }
+    return {name: study.figure(load(f"reproduce_{name}")["results"]) for name, study in studies.items()}
 
 
-def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure:
+def ablation(document: dict[str, Any] | None = None) -> Figure:
     """Return the errors of two sparse factors, by pattern and inner solver, on every matrix at the highest density."""
     from matplotlib import pyplot, ticker
 
@@ -131,14 +148,21 @@ def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure
 
 
 def main() -> None:
-    """Write every picture, with the same bytes each time."""
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "sparsefact"
+    """Write every picture."""
+    makers = [
+        overview,
+        double_sparse_density,
+        convergence,
+        butterfly_certificate,
+        butterfly_supports,
+        products_roofline,
+        *([ablation] if (RESULTS / "ablation.json").exists() else []),
+    ]
     PICTURES.mkdir(exist_ok=True)
-    makers = [butterfly_supports, products_roofline, *([ablation] if (RESULTS / "ablation.json").exists() else [])]
-    pictures = {make.__name__: make() for make in makers} | reproductions()
+    with styled():
+        pictures = {make.__name__: make() for make in makers} | reproductions()
     for name, figure in pictures.items():
-        figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
+        save(figure, PICTURES / f"{name}.svg")
 
 
 if __name__ == "__main__":

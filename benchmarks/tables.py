@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import page as peers_page
 from benchmarks.record import load
 
 ROOT = Path(__file__).parent.parent
@@ -546,8 +547,92 @@ def data_aware() -> str:
     return "\n".join(lines)
 
 
+def families() -> str:
+    """Return one measured case of every family, with the file that it comes from."""
+    lines = ["| | sparsefact | beside it | measured |", "|---|---|---|---|"]
+
+    def add(family: str, ours: str, others: str, name: str) -> None:
+        lines.append(f"| {family} | {ours} | {others} | [{name}](benchmarks/results/{name}.json) |")
+
+    exact, loop, *palm = load("fixed_support")["results"]["monarch 1024 x 1024, float32"]
+    add(
+        "[Fixed supports](docs/fixed_support.md): Monarch pair nearest to a 1024 x 1024 matrix",
+        f"**{1000 * statistics.median(exact['seconds']):.0f} ms**, the optimum, certified",
+        f"{loop['times_ours']:.1f} times as long: a loop of NumPy SVDs"
+        + "".join(f"; {row['times_ours']:.0f} times: {row['solver']}" for row in palm),
+        "fixed_support",
+    )
+    rows = load("butterfly")["results"]["square dyadic"]
+    row = max(
+        (row for row in rows if (row["dtype"], row["target"]) == ("float32", "noisy") and row["peers"]),
+        key=lambda row: row["size"],
+    )
+    ours, peer = row["ours"][0], row["peers"][0]
+    add(
+        f"[Butterfly](docs/butterfly.md): nearest to a noisy {row['size']} x {row['size']} matrix",
+        f"**{1000 * ours['median']:.0f} ms**, error {ours['error']:.4f}",
+        f"{ours['times_faster']:.0f} times as long, error {peer['error']:.4f}: {peer['name'].split()[0]}",
+        "butterfly",
+    )
+    row = next(
+        row
+        for row in load("products")["results"]["butterfly"]
+        if (row["size"], row["dtype"], row["batch"]) == (4096, "float32", 32)
+    )
+    seconds = row["seconds"]
+    peers = {n: s for n, s in seconds.items() if not n.startswith(("ours", "dense", "copy")) and "fused" not in n}
+    name = min(peers, key=peers.__getitem__)
+    dense = min(s for name, s in seconds.items() if name.startswith("dense"))
+    add(
+        "[Products](docs/products.md): a chain of 12 factors, 4096 x 4096, times 32 columns",
+        f"**{1000 * seconds['ours']:.2f} ms**",
+        f"{peers[name] / seconds['ours']:.1f} times as long: {name}; {dense / seconds['ours']:.0f} times: dense",
+        "products",
+    )
+    rows = load("double_sparse")["results"]["comparison"]
+    row = next(row for row in rows if (row["matrix"], row["density"]) == ("q384", 0.3))
+    add(
+        "[Double sparse](docs/double_sparse.md): an attention layer, density 0.3",
+        f"error **{row['error']:.4f}** in {statistics.median(row['seconds']):.1f} s",
+        f"{row['authors_error']:.4f}: the authors' code; {row['magnitude_error']:.4f}: magnitude pruning; "
+        f"{row['svd_error']:.4f}: SVD",
+        "double_sparse",
+    )
+    rows = load("data_aware")["results"]["comparison"]
+    row = next(row for row in rows if (row["matrix"], row["density"]) == ("q384", 0.3))
+    add(
+        "[With calibration data](docs/double_sparse.md): the same layer and density, two factors",
+        f"error of the outputs **{row['error']:.4f}**",
+        f"{row['published_error']:.4f}, in {1 / row['time_ratio']:.2f} times our time: the published algorithm",
+        "data_aware",
+    )
+    add(
+        "[One sparse matrix](docs/double_sparse.md): the same",
+        f"error of the outputs **{row['single_error']:.4f}**",
+        f"{row['alps_error']:.4f}, in {1 / row['single_time_ratio']:.2f} times our time: ALPS",
+        "data_aware",
+    )
+    rows = load("reproduce_block_digits")["results"]["rows"]
+    found = {row["method"]: row["mean"] for row in rows if row["kept"] == 6}
+    best = max(found, key=found.__getitem__)
+    add(
+        "[Learning](docs/sparse_learning.md): digits read right by 6 of 128 blocks of weights",
+        f"**{100 * found[best]:.1f} %** with {best}",
+        "; ".join(f"{100 * found[name]:.1f} %: {name}" for name in ("ACDC", "powerpropagation", "magnitude")),
+        "reproduce_block_digits",
+    )
+    return "\n".join(lines)
+
+
 TABLES = {
-    "README.md": {"double_sparse": lambda: double_sparse((0.5, 0.3, 0.2))},
+    "docs/benchmarks.md": {
+        "peers": peers_page.peers,
+        "peers_lost": peers_page.lost,
+        "contests": peers_page.contests,
+        "peers_ways": peers_page.ways,
+        "result_files": peers_page.files,
+    },
+    "README.md": {"families": families},
     "docs/butterfly.md": {
         "butterfly": butterfly,
         "butterfly_orders": butterfly_orders,

@@ -2,6 +2,7 @@
 
 `FactorizedLinear` stands where `torch.nn.Linear` stood and multiplies by the factors, one after another.
 `collect_grams` runs a model on examples and adds up X^T X at every linear layer, for ``sparsefact factorize --gram``.
+`to_torch` and `from_torch` turn the factors of a `Factorization` into tensors and back.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ except ImportError as missing:
     raise ImportError("sparsefact.torch needs PyTorch; install it with `pip install 'sparsefact[torch]'`") from missing
 
 from sparsefact.checkpoints.export import Factorized
-from sparsefact.errors import ArgumentError, ShapeError
+from sparsefact.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from sparsefact.io.failure import quoted
 from sparsefact.io.write import write_tensors
 from sparsefact.products.factorization import Factorization
+from sparsefact.products.factors import is_dense
 
-__all__ = ["FactorizedLinear", "collect_grams", "replace_linears"]
+__all__ = ["FactorizedLinear", "collect_grams", "from_torch", "replace_linears", "to_torch"]
 
 
 class FactorizedLinear(torch.nn.Module):
@@ -109,11 +111,110 @@ def _sparse(factor: Any, dtype: Any) -> Any:
         matrix = factor.tocsr()
     parts = (torch.from_numpy(np.array(part)) for part in (matrix.indptr, matrix.indices, matrix.data))
     indptr, indices, values = parts
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # PyTorch calls its CSR tensors a beta
+    with _quiet():
         return torch.sparse_csr_tensor(
             indptr.long(), indices.long(), values if dtype is None else values.to(dtype), tuple(matrix.shape)
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from saying that its CSR tensors are a beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")
+        yield
+
+
+def to_torch(F: Factorization, *, dtype: Any = None) -> list[Any]:
+    """Return the factors of a factorization as tensors.
+
+    Parameters
+    ----------
+    F : Factorization
+        Its factors on the CPU. They are copied.
+    dtype : torch.dtype, optional
+        Of the values; by default their own.
+
+    Returns
+    -------
+    list of tensors
+        In the order of the product: sparse and Kronecker factors as sparse CSR tensors with all stored entries, dense
+        ones as dense tensors.
+
+    Raises
+    ------
+    DeviceError
+        If the factors are on a GPU.
+
+    Examples
+    --------
+    >>> import sparsefact as sf
+    >>> tensors = to_torch(sf.transforms.hadamard(4))
+    >>> tensors[0] @ (tensors[1] @ torch.ones(4, 1, dtype=torch.float64))
+    tensor([[4.],
+            [0.],
+            [0.],
+            [0.]], dtype=torch.float64)
+    """
+    if F.device != "cpu":
+        raise DeviceError(f"F is on {F.device!r}, and to_torch reads NumPy arrays; move it with F.to('cpu')")
+    return [
+        torch.from_numpy(np.array(factor)).to(dtype) if is_dense(factor) else _sparse(factor, dtype)
+        for factor in F.factors
+    ]
+
+
+def from_torch(tensors: Any) -> Factorization:
+    """Return the factorization whose factors are these tensors.
+
+    Parameters
+    ----------
+    tensors : sequence of tensors, or FactorizedLinear
+        Matrices on the CPU, left to right: sparse ones in any layout, or dense. They are copied. Of a layer it is the
+        `factors`, without the bias. Values of bfloat16 become float32, which holds them exactly.
+
+    Returns
+    -------
+    Factorization
+        Sparse tensors as CSR arrays with all stored entries, dense ones as arrays.
+
+    Raises
+    ------
+    DtypeError
+        If one of them is no tensor, or a tensor stands alone.
+    DeviceError
+        If one of them is not on the CPU.
+    ShapeError
+        If one of them is no matrix, or neighbours do not fit.
+
+    Examples
+    --------
+    >>> F = from_torch([torch.eye(2).to_sparse(), torch.ones(2, 3)])
+    >>> F
+    Factorization(2x3 float32, 2 factors, nnz=8, density=1.333)
+    """
+    if isinstance(tensors, torch.Tensor):
+        raise DtypeError("tensors is one tensor; give a list of them, [tensor] for a product of one factor")
+    factors = tensors.factors if isinstance(tensors, FactorizedLinear) else list(tensors)
+    return Factorization([_array(tensor, j) for j, tensor in enumerate(factors)])
+
+
+def _array(tensor: Any, j: int) -> Any:
+    """Return a tensor as a SciPy CSR array or a NumPy array that shares no memory with it."""
+    if not isinstance(tensor, torch.Tensor):
+        raise DtypeError(f"tensors[{j}] is a {type(tensor).__name__}; give PyTorch tensors, or a FactorizedLinear")
+    if tensor.device.type != "cpu":
+        raise DeviceError(f"tensors[{j}] is on {str(tensor.device)!r}; copy it to the host with .cpu()")
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.to(torch.float32)
+    if tensor.layout == torch.strided:
+        return tensor.resolve_conj().resolve_neg().numpy().copy()
+    if tensor.layout == torch.sparse_csr:
+        parts = tensor.values(), tensor.col_indices(), tensor.crow_indices()
+        return sparse.csr_array(tuple(part.numpy().copy() for part in parts), shape=tuple(tensor.shape))
+    found = tensor.to_sparse_coo().coalesce()
+    return sparse.coo_array((found.values().numpy(), tuple(found.indices().numpy())), shape=tuple(found.shape)).tocsr()
 
 
 def replace_linears(model: Any, path: str | os.PathLike[str], *, dtype: Any = None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -17,6 +19,8 @@ from sparsefact.cli.app import app
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "sparsefact").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = re.compile(r"<!-- needs ([\w, ]+) -->\n*$")
+NAMED = re.compile(r"`((?:tests|benchmarks|sparsefact|docs)/[\w/.-]*)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -30,6 +34,13 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, m.start(2)), m.group(2)) for m in found]
 
 
+def packages_of(page: Path) -> dict[int, list[str]]:
+    """The optional packages that the Python block at a line of a page says it needs, in a comment in front of it."""
+    text = page.read_text(encoding="utf-8")
+    said = {text.count("\n", 0, m.start(2)): NEEDS.search(text, 0, m.start()) for m in FENCE.finditer(text)}
+    return {line: found.group(1).split(", ") if found else [] for line, found in said.items()}
+
+
 def anchors(page: Path) -> set[str]:
     prose = FENCE.sub("", page.read_text(encoding="utf-8"))
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
@@ -38,10 +49,13 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
 def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
-    script = ""
+    script, needs = "", packages_of(page)
     for line, code in blocks(page, "python"):
+        ast.parse(code, page.name)
+        if not all(importlib.util.find_spec(package) for package in needs[line]):
+            continue
         script += "\n" * (line - script.count("\n")) + code  # a traceback names the line of the page
-    file = tmp_path / f"{page.stem}.py"
+    file = tmp_path / f"page_{page.stem}.py"  # no name of a package that a block imports
     file.write_text(script, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=300
@@ -60,6 +74,21 @@ def test_relative_links_and_anchors_exist(page: Path) -> None:
         assert ROOT in (target, *target.parents), f"{page.name} links out of the repository: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name} links to {link}, a heading that is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_files_of_the_repository_that_a_page_names_are_there(page: Path) -> None:
+    for name in NAMED.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_every_proof_names_the_test_that_holds_the_code_to_it() -> None:
+    rows = [line for line in (ROOT / "docs" / "proofs.md").read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    claims = [row.split("|")[1:-1] for row in rows if not row.startswith("| claim")]
+    assert len(claims) > 20 and {len(claim) for claim in claims} == {5}
+    for claim, _, _, tests, _ in claims:
+        named = re.findall(r"`(test_\w+\.py)`", tests)
+        assert named and all((ROOT / "tests" / name).exists() for name in named), claim
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -100,6 +129,15 @@ def test_cli_page_names_every_command_and_option() -> None:
                     assert f"`{option}" in section, f"{name} {option} is not documented"
 
 
+def exported(module: str) -> list[str]:
+    """The names in ``__all__`` of a module of the package, which is not imported."""
+    tree = ast.parse((ROOT / "sparsefact" / f"{module}.py").read_text(encoding="utf-8"))
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return list(ast.literal_eval(lists[0]))
+
+
 def test_reference_has_every_public_name_once() -> None:
     import sparsefact as sf
     from sparsefact import errors
@@ -111,4 +149,6 @@ def test_reference_has_every_public_name_once() -> None:
     ]
     public = {f"{home}.{name}" for module in (sf, sf.transforms) for name, home in module._HOME.items()}
     public |= {f"sparsefact.errors.{name}" for name in vars(errors) if isinstance(getattr(errors, name), type)}
+    public |= {f"sparsefact.{bridge}.{name}" for bridge in ("interop", "torch") for name in exported(bridge)}
+    public |= {f"sparsefact.report.figures.{name}" for name in exported("report/figures")}
     assert sorted(entries) == sorted(public)

@@ -26,6 +26,7 @@ FLOOR = {
     "checkpoints": 7,
     "report": 8,
     "bench": 8,
+    "interop": 9,
     "torch": 9,
     "cli": 9,
     "__main__": 9,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import sparsefact as sf
 from benchmarks.reproduce.study import axes, command, tell
+from sparsefact.report.style import INK
 
 SAMPLES, TEST, GROUPS, SIZE, INFORMATIVE = 200, 2000, 40, 5, 7
 STRENGTHS = np.geomspace(1e-5, 15, 30)
@@ -96,10 +97,11 @@ def figure(results: Any) -> matplotlib.figure.Figure:
     drawn, (left, right) = axes(9, 3.6, 2)
     for name in dict.fromkeys(row["method"] for row in results["paths"]):
         rows = [row for row in results["paths"] if row["method"] == name]
-        style = "k--" if name == LASSO else "-"
-        left.plot([row["strength"] for row in rows], [row["test_error"] for row in rows], style, label=name)
-        right.plot([row["strength"] for row in rows], [row["groups"] for row in rows], style, label=name)
+        style = {"color": INK, "linestyle": "--"} if name == LASSO else {}
+        left.plot([row["strength"] for row in rows], [row["test_error"] for row in rows], label=name, **style)
+        right.plot([row["strength"] for row in rows], [row["groups"] for row in rows], label=name, **style)
     left.set(xscale="log", yscale="log", xlabel="strength of the penalty", ylabel="mean squared test error")
+    left.set_ylim(1, 1e4)  # gating that diverges goes on for many decades
     right.set(xscale="log", xlabel="strength of the penalty", ylabel=f"groups kept ({INFORMATIVE} matter)")
     left.legend()
     return drawn

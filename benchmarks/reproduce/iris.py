@@ -235,7 +235,7 @@ def figure(results: Any) -> matplotlib.figure.Figure:
     for name in rows[0]["gaps"]:
         right.plot(levels, [max(row["gaps"][name], 1e-12) for row in rows], marker="o", label=name)
     right.set(xlabel="parameters kept of 15", ylabel="objective above the optimum", yscale="log")
-    right.legend(fontsize="x-small")
+    drawn.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return drawn
 
 

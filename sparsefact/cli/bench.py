@@ -52,11 +52,13 @@ def bench(
 
     from sparsefact.bench.devices import open_device
     from sparsefact.bench.environment import environment
-    from sparsefact.bench.figure import check_figure, draw
+    from sparsefact.bench.figure import panels
     from sparsefact.bench.results import document as filled
     from sparsefact.bench.results import write_results
     from sparsefact.bench.run import cases_of, run_cases
     from sparsefact.io.atomic import check_target
+    from sparsefact.report.figures import speed_against_size
+    from sparsefact.report.style import check_figure, save
 
     if figure is not None:
         check_figure(figure)
@@ -73,7 +75,12 @@ def bench(
     if output is not None:
         write_results(output, content)
     if figure is not None:
-        draw(content, figure)
+        drawn = panels(content)
+        if drawn:
+            save(speed_against_size(drawn), figure)
+        else:
+            click.echo(f"nothing was measured, so {printable(str(figure))} was not drawn", err=True)
+            figure = None
     if as_json:
         click.echo(document(content))
     else:

@@ -25,7 +25,7 @@ _PRESETS = ("low-rank", "hodlr", "lu", "banded", "arrow")
     help="A pair of supports by name instead of files: lu:N, banded:N,LOWER,UPPER, arrow:N, hodlr:N,LEVELS,RANK, "
     "low-rank:M,N,RANK.",
 )
-@click.option("--figure", type=click.Path(path_type=Path), help="Write a picture of the supports (needs matplotlib).")
+@click.option("--figure", type=click.Path(path_type=Path), help="A picture to write: .svg, .png or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(left: str | None, right: str | None, preset: str | None, figure: Path | None, as_json: bool) -> None:
     """Say what is known of the products L @ R with supp(L) in LEFT and supp(R) in RIGHT.
@@ -39,11 +39,15 @@ def check(left: str | None, right: str | None, preset: str | None, figure: Path 
     from sparsefact.analysis.closedness import closedness
     from sparsefact.analysis.landscape import landscape
     from sparsefact.analysis.tractability import tractability
-    from sparsefact.cli.picture import draw, picture
+    from sparsefact.cli.picture import picture
+    from sparsefact.report.figures import overlaps
+    from sparsefact.report.style import check_figure, save
 
+    if figure is not None:
+        check_figure(figure)
     easy, closed, smooth = tractability(*pair), closedness(*pair), landscape(*pair)
     if figure is not None:
-        draw(*pair, figure)
+        save(overlaps(*pair), figure)
     if as_json:
         click.echo(
             document(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sparsefact.cli.failure import BadInput
 from sparsefact.cli.table import show_table
 from sparsefact.cli.text import document, percent, printable, shape_text, size
 
@@ -17,21 +18,45 @@ _NAMES_SHOWN = 8
 
 @click.command(short_help="Show what is in a factor file or a checkpoint.")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--matrix", metavar="NAME", help="The matrix to draw, where the factor file holds several.")
+@click.option("--figure", type=click.Path(path_type=Path), help="A picture of its supports: .svg, .png or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
-def inspect(file: Path, as_json: bool) -> None:
+def inspect(file: Path, matrix: str | None, figure: Path | None, as_json: bool) -> None:
     """Show what is in FILE: a factor file, a .safetensors checkpoint, or a directory with one.
 
     Of a factor file the records are shown as they are; `sparsefact verify` checks them.
     """
     from sparsefact.cli.contents import describe
 
+    if matrix is not None and figure is None:
+        raise BadInput(f"--matrix {matrix!r} says which matrix to draw, and nothing is drawn; give --figure too")
     found = describe(file)
+    if figure is not None:
+        _draw(file, found, matrix, figure)
     if as_json:
         click.echo(document(found))
     elif "matrices" in found:
         _show_factors(found)
     else:
         _show_tensors(found)
+    if figure is not None and not as_json:
+        click.echo(f"wrote {printable(str(figure))}")
+
+
+def _draw(file: Path, found: dict[str, Any], matrix: str | None, figure: Path) -> None:
+    from sparsefact.checkpoints.output import is_output_folder, load_matrix
+    from sparsefact.products.storage import load
+    from sparsefact.report.figures import supports
+    from sparsefact.report.style import check_figure, save
+
+    check_figure(figure)
+    names = [record["name"] for record in found.get("matrices", ())]
+    if not names:
+        raise BadInput(f"{file}: this holds no factors to draw; give a factor file, or leave out --figure")
+    if matrix is None and len(names) > 1:
+        raise BadInput(f"{file}: this holds {len(names)} matrices; name the one to draw, such as --matrix {names[0]!r}")
+    name = names[0] if matrix is None else matrix
+    save(supports(load_matrix(file, name) if is_output_folder(file) else load(file, name)), figure)
 
 
 def _show_factors(found: dict[str, Any]) -> None:

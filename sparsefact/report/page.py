@@ -7,28 +7,28 @@ from pathlib import Path
 
 from sparsefact.checkpoints.output import load_matrix, read_folder
 from sparsefact.checkpoints.report import MatrixReport
-from sparsefact.report.drawing import bars, lines, support
+from sparsefact.report.figures import before_and_after, convergence, error_against_density, supports
+from sparsefact.report.style import svg_element
 from sparsefact.report.summary import Layer, Summary, summarise
 
 __all__ = ["page"]
 
 _PICTURES = 24  # layers whose supports are drawn
+_CELLS = 64  # along the longest side of a factor
 _BARS = 60  # layers in a chart of bars
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #767676; --one: #9aa5b1; --two: #2f6fb0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #9a9a9a; --two: #6aa9e8; } }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #767676; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #9a9a9a; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
   margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .5rem;
   border-bottom: 1px solid color-mix(in srgb, var(--soft) 30%, transparent); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; fill: currentColor; } svg.support { border: 1px solid var(--soft); margin: .3rem; }
-svg text { font-size: 11px; } svg .name, svg .tick { text-anchor: end; }
-.c0 { fill: var(--one); } .c1 { fill: var(--two); }
-polyline { fill: none; stroke-width: 1.5; } .axis { fill: none; stroke: var(--soft); }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; } figcaption { color: var(--soft); }
+svg { max-width: 100%; height: auto; }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; }
+figcaption { color: var(--soft); overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: color-mix(in srgb, var(--soft) 12%, transparent); padding: .7rem; }
 .failed { color: #c0392b; }
 """
@@ -50,7 +50,7 @@ def page(folder: Path) -> str:
     Raises
     ------
     StorageError, FormatError
-        If the folder cannot be read.
+        If the folder cannot be read, or matplotlib, which draws the pictures, is not installed.
     """
     summary = summarise(folder)
     title = escape(f"sparsefact: {summary.source}")
@@ -127,48 +127,69 @@ def _percent(value: float | None) -> str:
 
 def _errors(layers: list[Layer]) -> str:
     rows = [(r.name, 100 * (r.magnitude_error or 0), 100 * (r.error or 0)) for r in _first(layers)]
-    return bars(rows, ("magnitude pruning", "factorized"), "%") if rows else ""
+    return _bars("errors", rows, ("magnitude pruning", "factorized"), "relative error in %")
 
 
 def _bytes(layers: list[Layer]) -> str:
-    rows = [(r.name, r.bytes_before / 2**20, r.bytes_after / 2**20) for r in _first(layers)]
-    return bars(rows, ("before", "after"), "MiB") if rows else ""
+    reports = _first(layers)
+    unit, size = ("MiB", 2**20) if any(r.bytes_before >= 2**20 for r in reports) else ("KiB", 2**10)
+    rows = [(r.name, r.bytes_before / size, r.bytes_after / size) for r in reports]
+    return _bars("bytes", rows, ("before", "after"), unit)
 
 
 def _times(layers: list[Layer]) -> str:
     rows = [(r.name, r.dense_ms or 0.0, r.factor_ms or 0.0) for r in _first(layers)]
-    return bars(rows, ("dense", "factorized"), "ms") if rows else ""
+    return _bars("times", rows, ("dense", "factorized"), "ms")
+
+
+def _bars(name: str, rows: list[tuple[str, float, float]], labels: tuple[str, str], unit: str) -> str:
+    if not rows:
+        return ""
+    label = f"{labels[0]} and {labels[1]}, {unit}"
+    return svg_element(before_and_after(rows, labels, unit), name=name, kind="bars", label=label)
 
 
 def _first(layers: list[Layer]) -> list[MatrixReport]:
     """Return the reports of the layers with the most bytes, in their order."""
-    largest = sorted(layers, key=lambda layer: -layer.report.bytes_before)[:_BARS]
-    return [layer.report for layer in layers if layer in largest]
+    return [layer.report for layer in _largest(layers, _BARS)]
+
+
+def _largest(layers: list[Layer], count: int) -> list[Layer]:
+    """Return the layers with the most bytes, in their order."""
+    by_size = sorted(range(len(layers)), key=lambda number: -layers[number].report.bytes_before)
+    return [layers[number] for number in sorted(by_size[:count])]
 
 
 def _convergence(layers: list[Layer]) -> str:
-    series = [(layer.report.name, layer.history) for layer in layers if len(layer.history) > 1]
-    return lines(series, "iteration", "relative error")
+    histories = {layer.report.name: layer.history for layer in layers if len(layer.history) > 1}
+    if not histories:
+        return ""
+    return svg_element(convergence(histories), name="convergence", kind="lines", label="relative error over iteration")
 
 
 def _curves(layers: list[Layer]) -> str:
-    series = []
+    curves = {}
     for layer in layers:
         entries = layer.report.shape[0] * layer.report.shape[1]
         if layer.curve:
-            series.append((layer.report.name, [(nnz / entries, error) for nnz, error in layer.curve]))
-    return lines(series, "density", "relative error")
+            curves[layer.report.name] = [(nnz / entries, error) for nnz, error in layer.curve]
+    if not curves:
+        return ""
+    figure = error_against_density(curves, first=False)
+    return svg_element(figure, name="curves", kind="lines", label="relative error over density")
 
 
 def _supports(folder: Path, layers: list[Layer]) -> str:
     content = read_folder(folder)
-    largest = sorted(layers, key=lambda layer: -layer.report.bytes_before)[:_PICTURES]
+    shown = _largest(layers, _PICTURES)
     figures = []
-    for layer in layers:
-        if layer not in largest:
-            continue
+    for number, layer in enumerate(shown):
         name = layer.report.name
-        factors = load_matrix(folder, name, content).factors
-        drawn = "".join(support(factor, f"factor {j} of {name}") for j, factor in enumerate(factors))
+        figure = supports(load_matrix(folder, name, content), cells=_CELLS)
+        drawn = svg_element(
+            figure, name=f"supports{number}-", kind="support", label=f"supports of the factors of {name}"
+        )
         figures.append(f"<figure>{drawn}<figcaption>{escape(name)}</figcaption></figure>")
+    if len(shown) < len(layers):
+        figures.append(f"<p>Drawn are the {len(shown)} largest of {len(layers)} matrices.</p>")
     return "".join(figures)
