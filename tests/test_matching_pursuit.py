@@ -265,3 +265,32 @@ def test_bad_input_gets_a_sentence():
     for changes in ({"candidates": 0}, {"iterations": 1.5}, {"blocks_per_step": 0}):
         with pytest.raises(ArgumentError, match=f"{next(iter(changes))}=.*is not allowed"):
             sf.MatchingPursuit(**changes)
+
+
+@pytest.mark.parametrize(("samples", "features", "count"), [(60, 40, 6), (60, 300, 12), (30, 1200, 5)])
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_regression_is_fitted_exactly_and_not_worse_than_orthogonal_matching_pursuit(
+    samples, features, count, seed
+):
+    from sklearn.linear_model import orthogonal_mp
+
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((samples, features)) + rng.standard_normal((samples, 1))
+    X /= np.linalg.norm(X, axis=0)
+    w = np.zeros((features, 1))
+    w[rng.choice(features, count, replace=False), 0] = rng.standard_normal(count)
+    y = X @ w + 0.05 * rng.standard_normal((samples, 1))
+    found = sf.minimize(sf.LeastSquares(X, y), sf.TopK(nnz=count))
+    assert found.explain().startswith("MatchingPursuit")
+    kept = np.flatnonzero(found.value)
+    best = np.linalg.lstsq(X[:, kept], y)[0]
+    np.testing.assert_allclose(found.value[kept], best, rtol=1e-8)
+    theirs = orthogonal_mp(X, y, n_nonzero_coefs=count)
+    assert np.linalg.norm(X @ found.value - y) <= np.linalg.norm(X @ theirs[:, None] - y) * (1 + 1e-9)
+
+
+def test_a_regression_of_many_entries_or_columns_is_left_to_the_other_solvers():
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((30, 12)), rng.standard_normal((30, 2))
+    for f, count in ((sf.LeastSquares(X, Y), 3), (sf.LeastSquares(X, Y[:, :1]), 6)):
+        assert sf.minimize(f, sf.TopK(nnz=count)).explain().startswith("ADMM")

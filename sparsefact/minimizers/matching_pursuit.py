@@ -42,6 +42,7 @@ from sparsefact.minimizers.adapted import evaluate
 from sparsefact.minimizers.block_grid import BlockGrid, block_grid
 from sparsefact.minimizers.parameters import check_count
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
+from sparsefact.minimizers.ranked import largest_first
 from sparsefact.minimizers.restricted import fit_on
 from sparsefact.minimizers.scaling import scale_of, scaled
 from sparsefact.objectives.quadratic import Quadratic
@@ -208,14 +209,14 @@ class _State:
         both = self.backend.xp.stack([self.grid.energies(self.gradient), self.grid.energies(self.w)])
         gains, sizes = self.backend.to_host(both)
         cols = self.grid.grid[1]
-        outside = _first(np.where(self.chosen, -np.inf, gains), candidates)
+        outside = largest_first(np.where(self.chosen, -np.inf, gains), candidates)
         pairs = []
         for rank, new in enumerate(outside):
             unit: Any = {"matrix": np.s_[:, :], "row": np.s_[new // cols, :], "column": np.s_[:, new % cols]}
             unit = unit[self.grid.per]
             inside = np.full(self.chosen.shape, -np.inf)
             inside[unit] = np.where(self.chosen, -sizes, -np.inf)[unit]
-            pairs += [(rank + other, rank, new, old) for other, old in enumerate(_first(inside, candidates))]
+            pairs += [(rank + other, rank, new, old) for other, old in enumerate(largest_first(inside, candidates))]
         for *_, new, old in sorted(pairs):
             if gains.flat[new] > self.floor and self._try(new, old):
                 return True
@@ -269,18 +270,6 @@ class _State:
 
 _Found = tuple[Any, Any, NDArray[Any], NDArray[Any], NDArray[np.float64]]
 """Which columns and which entries of `losses` a fit is about; and the values, gradients and losses there."""
-
-
-def _first(scores: NDArray[np.float64], count: int) -> list[int]:
-    """Return the flat indices of the largest scores, from large to small, without those that are -inf."""
-    flat = scores.reshape(-1)
-    if count < flat.size:
-        threshold = np.partition(flat, flat.size - count)[flat.size - count]
-        where = np.flatnonzero(flat >= threshold)
-    else:
-        where = np.arange(flat.size)
-    order = where[np.argsort(-flat[where], kind="stable")][:count]
-    return [int(index) for index in order if flat[index] > -np.inf]
 
 
 class _Fits:

@@ -12,11 +12,13 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend, rounds_to_tf32
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
 from sparsefact.constraints.low_rank import LowRank
+from sparsefact.constraints.top_k import TopK
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import Adapted, as_constraint
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.iht import IHT
 from sparsefact.minimizers.loop import run
+from sparsefact.minimizers.matching_pursuit import MatchingPursuit
 from sparsefact.minimizers.protocol import Callback, MinimizeProblem, Progress, Solver
 from sparsefact.minimizers.reduced_rank import ReducedRank
 from sparsefact.objectives.least_squares import LeastSquares
@@ -24,6 +26,9 @@ from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
 
 __all__ = ["Solution", "minimize"]
+
+# Entries up to which they are found one after the other, each with an exact fit.
+_PURSUED = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +85,8 @@ def minimize(
         and one `TopK` is a budget of all of them together.
     solver : Solver, optional
         Unless given, ``ADMM()`` for a quadratic (``ReducedRank()`` under `LowRank`), and
-        ``IHT(variant="htp", polish="swap")`` for every other objective.
+        ``IHT(variant="htp", polish="swap")`` for every other objective; ``MatchingPursuit()`` for least squares, or a
+        quadratic, of one column of which `TopK` leaves few entries (at most a quarter, and 128): sparse regression.
     init : (p, n) array, or dict of arrays, optional
         Where to start.
     device : str, optional
@@ -165,6 +171,10 @@ def minimize(
 
 def _default(objective: Any, constraint: Any, quadratic: Quadratic | None) -> Solver:
     """Return the solver unless one is given; exchanges cost many fits without second derivatives."""
+    squares = quadratic is not None or hasattr(objective, "on_rows")
+    if squares and isinstance(constraint, TopK) and objective.shape[1] == 1:
+        if constraint.count(objective.shape) <= min(objective.shape[0] // 4, _PURSUED):
+            return MatchingPursuit()
     if quadratic is not None:
         return ReducedRank() if isinstance(constraint, LowRank) else ADMM()
     if hasattr(objective, "hessian"):

@@ -1,6 +1,7 @@
 """The best values on a given support, for any smooth objective.
 
-* A quadratic is solved exactly (`refit`).
+* A quadratic is solved exactly (`refit`); so are least squares, over the rows that the support touches, where these are
+  few enough for their Gram matrix to cost less than iterations.
 * Where the objective offers second derivatives and the support is small: damped Newton steps with Armijo's rule.
 * Otherwise L-BFGS restricted to the support (J. Nocedal, S. Wright, "Numerical optimization", algorithm 7.4).
 
@@ -70,6 +71,10 @@ def fit_on(
         return Fit(w, value, gradient, True)
     value, gradient = evaluate(objective, start, backend, where)
     first = Fit(start, value, gradient, False)
+    if objective.shapes is None and hasattr(objective.user, "on_rows"):
+        exact = _over_rows(objective, mask, first, backend, where)
+        if exact is not None:
+            return exact
     if objective.shapes is None and hasattr(objective.user, "hessian"):
         rows, columns = backend.xp.nonzero(mask)
         if 0 < rows.size <= _NEWTON:
@@ -119,6 +124,20 @@ def improve_on(
 def _inner(a: NDArray[Any], b: NDArray[Any], axis: int | None) -> Any:
     product = a * b if a.dtype.kind != "c" else (a.conj() * b).real
     return product.sum(axis=axis, keepdims=True)
+
+
+def _over_rows(objective: Any, mask: NDArray[np.bool_], fit: Fit, backend: Backend, where: str) -> Fit | None:
+    """Return the least squares fit, or None where iterations are cheaper or rounding has spoilt it."""
+    (rows,) = backend.xp.nonzero(mask.any(axis=1))
+    (p, n), samples = objective.shape, int(objective.user.X.shape[0])
+    # against a hundred values and gradients: the Gram matrix, and one factorization for each column
+    if not (0 < rows.size**2 <= 200 * p * n and rows.size**3 <= 1200 * samples * p):
+        return None
+    w = backend.xp.zeros_like(fit.w)
+    few = objective.user.on_rows(rows)
+    w[rows] = backend.masked_lsq(few.gram, few.cross, mask[rows]).astype(w.dtype, copy=False)
+    value, gradient = measure(objective, w, backend, where)
+    return Fit(w, value, gradient, True) if value <= fit.value else None
 
 
 def _newton(

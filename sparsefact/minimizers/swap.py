@@ -29,6 +29,7 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import evaluate
 from sparsefact.minimizers.exchange_groups import exchange_groups
+from sparsefact.minimizers.ranked import largest_first
 from sparsefact.minimizers.restricted import fit_on
 from sparsefact.objectives.quadratic import Quadratic
 
@@ -287,9 +288,9 @@ class _TriedPolish:
             curvature = self.objective.lipschitz() or 1.0
             net = 0.5 * curvature * values[kept][:, None] ** 2 - 0.5 / curvature * slopes[dropped][None, :] ** 2
         net = np.where(groups[kept][:, None] == groups[dropped][None, :], net, np.inf)
-        order = np.argsort(net, axis=None, kind="stable")[:candidates]
-        order = order[np.isfinite(net.reshape(-1)[order])]
-        return [(int(kept[at // dropped.size]), int(dropped[at % dropped.size])) for at in order]
+        return [
+            (int(kept[at // dropped.size]), int(dropped[at % dropped.size])) for at in largest_first(-net, candidates)
+        ]
 
     def _modelled(
         self,

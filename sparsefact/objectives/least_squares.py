@@ -151,6 +151,25 @@ class LeastSquares(Smooth):
         found: Quadratic = self._cache["quadratic"]
         return found
 
+    def on_rows(self, rows: NDArray[Any]) -> Quadratic:
+        """Return the function of some rows of W, the others zero, as a `Quadratic` in double precision.
+
+        Parameters
+        ----------
+        rows : (r,) integer array
+            Which rows of W are left to choose.
+        """
+        xp = module_of(self.X, self.Y)
+        wide = np.complex128 if self.dtype.kind == "c" else np.float64
+        gram, cross = xp.zeros((len(rows),) * 2, dtype=wide), xp.zeros((len(rows), self.shape[1]), dtype=wide)
+        energy: Any = 0.0
+        for x, y in self._chunks():
+            some = x[:, rows].astype(wide, copy=False)
+            gram += some.conj().T @ some
+            cross += some.conj().T @ y
+            energy = energy + _energy(y)
+        return Quadratic((gram + gram.conj().T) / 2, cross, constant=0.5 * float(energy))
+
     @property
     def prefers_quadratic(self) -> bool:
         """Whether the Gram matrix is small, and cheaper to multiply with than the data."""
@@ -164,9 +183,12 @@ class LeastSquares(Smooth):
             return self.quadratic().lipschitz()
         if samples**2 > _GRAM_ENTRIES:
             return None
-        xp = module_of(self.X)
-        whole = self.X.astype(self.dtype, copy=False)
-        return float(xp.linalg.eigvalsh(whole @ whole.conj().T)[-1]) * (1 + 1e-6)
+        if "lipschitz" not in self._cache:
+            xp = module_of(self.X)
+            whole = self.X.astype(self.dtype, copy=False)
+            self._cache["lipschitz"] = float(xp.linalg.eigvalsh(whole @ whole.conj().T)[-1]) * (1 + 1e-6)
+        bound: float = self._cache["lipschitz"]
+        return bound
 
 
 def _energy(x: NDArray[Any]) -> Any:
