@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import load
+from benchmarks.tables_checkpoints import embeddings, nothing_lost, plan_memory
 
 ROOT = Path(__file__).parent.parent
 NAMES = {
@@ -553,6 +554,7 @@ TABLES = {
         "butterfly_orders": butterfly_orders,
         "butterfly_accuracy": butterfly_accuracy,
     },
+    "docs/checkpoints.md": {"nothing_lost": nothing_lost, "plan_memory": plan_memory, "embeddings": embeddings},
     "docs/double_sparse.md": {"data_aware": data_aware, "ablation": ablation},
     "docs/fixed_support.md": {"fixed_support": fixed_support},
     "docs/products.md": {
