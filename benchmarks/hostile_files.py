@@ -1,6 +1,8 @@
-"""Mutated headers and hostile index files: each is a clean error (or a file that is whole after all), fast and small.
+"""Mutated headers, hostile index files and flipped bits: each a clean error (or a file that is whole), fast and small.
 
-python -m benchmarks.hostile_files [--headers 100000] [--output results.json] [--no-record]
+A few minutes on one core.
+
+    python -m benchmarks.hostile_files [--headers 100000] [--flips 1000] [--output results.json] [--no-record]
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from sparsefact.checkpoints.plan import plan
+from sparsefact.checkpoints.recipe import Recipe, Rule
+from sparsefact.checkpoints.run import run
+from sparsefact.checkpoints.verify import verify
 from sparsefact.errors import SparsefactError
 from sparsefact.io.checkpoint import open_checkpoint
 from sparsefact.io.tensor_file import TensorFile
@@ -124,9 +130,37 @@ def check_headers(folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
     return {"mutated headers": count, "refused": refused, "slowest header, seconds": slowest}
 
 
+def check_flips(folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
+    """Flip bits of an output, one at a time, every second one in a header; raise if `verify` misses one."""
+    draw, rng = random.Random(seed), np.random.default_rng(seed)
+    tensors = {f"layer.{i}.weight": rng.standard_normal((40, 32), "float32") for i in range(3)}
+    write_tensors(folder / "model.safetensors", {**tensors, "bias": np.arange(40.0)})
+    rule = Rule(options={"outer": 5})
+    run(plan(folder / "model.safetensors", recipe=Recipe((rule,), total=0.5)), folder / "out")
+    files = sorted((folder / "out").iterdir())
+    whole = {path: path.read_bytes() for path in files}
+    in_headers = 0
+    for number in range(count):
+        path = files[number % len(files)]
+        data = bytearray(whole[path])
+        head = 8 + int.from_bytes(data[:8], "little") if path.suffix == ".safetensors" else len(data)
+        in_header = path.suffix == ".safetensors" and number // len(files) % 2 == 0
+        bit = draw.randrange(8 * (head if in_header else len(data)))
+        in_headers += path.suffix == ".safetensors" and bit < 8 * head
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        if verify(folder / "out").ok:
+            raise SystemExit(f"bit {bit} of {path.name} is flipped, and verify found nothing")
+        path.write_bytes(whole[path])
+    if not verify(folder / "out").ok:
+        raise SystemExit("the output without flipped bits does not verify")
+    return {"flipped bits": count, "found": count, "of them in headers": in_headers, "files": len(files)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--headers", type=int, default=100_000)
+    parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
@@ -134,6 +168,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         results = check_indexes(Path(name)) | check_headers(Path(name), arguments.headers)
     results["memory added, bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    with tempfile.TemporaryDirectory() as name:
+        results |= check_flips(Path(name), arguments.flips)
     print(results)
     if not arguments.no_record:
         print(record.write("hostile_files", results, arguments.output), file=sys.stderr)

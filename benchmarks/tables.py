@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.peers import page as peers_page
 from benchmarks.record import load
+from benchmarks.tables_checkpoints import embeddings, nothing_lost, plan_memory
 
 ROOT = Path(__file__).parent.parent
 NAMES = {
@@ -638,6 +639,7 @@ TABLES = {
         "butterfly_orders": butterfly_orders,
         "butterfly_accuracy": butterfly_accuracy,
     },
+    "docs/checkpoints.md": {"nothing_lost": nothing_lost, "plan_memory": plan_memory, "embeddings": embeddings},
     "docs/double_sparse.md": {"data_aware": data_aware, "ablation": ablation},
     "docs/fixed_support.md": {"fixed_support": fixed_support},
     "docs/products.md": {

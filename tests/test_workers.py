@@ -24,7 +24,7 @@ from sparsefact.checkpoints.report import Event
 from sparsefact.checkpoints.run import run
 from sparsefact.checkpoints.verify import verify
 from sparsefact.checkpoints.workers import _Pool, _Worker
-from sparsefact.errors import ArgumentError
+from sparsefact.errors import ArgumentError, StorageError
 from sparsefact.io.write import write_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,7 +145,7 @@ def test_the_largest_go_first_as_memory_allows(work, tmp_path):
 
 @contextlib.contextmanager
 def cluster(tmp_path: Path, workers: int, threads: int = 1) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Start a scheduler and worker processes, without their dashboards and nannies."""
+    """Start a scheduler and worker processes, the former first, without their dashboards and nannies."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     address_file = tmp_path / "scheduler.json"
     start = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -161,7 +161,7 @@ def cluster(tmp_path: Path, workers: int, threads: int = 1) -> Iterator[tuple[st
         processes += [subprocess.Popen([*start, *options], **quiet) for _ in range(workers)]
         import json
 
-        yield json.loads(address_file.read_text())["address"], processes[1:]
+        yield json.loads(address_file.read_text())["address"], processes
     finally:
         for process in processes:
             process.kill()
@@ -183,6 +183,22 @@ def test_a_cluster_gives_the_same_and_a_killed_worker_costs_a_retry(work, tmp_pa
     products = [path.read_bytes()[-200:] for path in sorted((tmp_path / "out").glob("factors-*"))]
     assert products == [path.read_bytes()[-200:] for path in sorted((tmp_path / "peace").glob("factors-*"))]
     assert verify(tmp_path / "out", against=work.source).ok
+
+
+def test_a_scheduler_that_is_lost_ends_the_run_in_one_sentence_and_keeps_what_is_committed(work, tmp_path):
+    pytest.importorskip("distributed")
+    solver = noted(tmp_path, wait=1.0)
+    with cluster(tmp_path, 1) as (address, (scheduler, _)):
+
+        def lose(event: Event) -> None:
+            if event.kind == "done":
+                scheduler.kill()
+
+        with pytest.raises(StorageError, match="the Dask scheduler was lost; what is committed is kept"):
+            run(work, tmp_path / "out", solver=solver, scheduler=address, threads_per_job=1, on_event=lose)
+    assert len(list((tmp_path / "out").glob("factors-*"))) >= 1
+    report = run(work, tmp_path / "out", solver=solver, threads_per_job=1, resume="required")
+    assert report.failed == () and report.resumed >= 1 and verify(tmp_path / "out", against=work.source).ok
 
 
 def test_a_cluster_without_dask_is_refused(work, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,13 @@ def _check_workers(client: Any, threads: int) -> None:
                 f"the Dask worker {address} does {about['nthreads']} tasks at a time, and matrices would compete for "
                 f"its memory; start it with --nthreads 1"
             )
-    for address, (version, found) in client.run(_about_worker).items():
+    try:
+        answers = client.run(_about_worker)
+    except OSError as error:
+        raise StorageError(
+            f"a Dask worker was lost before the run began: {error}; look at its log, and start it again"
+        ) from error
+    for address, (version, found) in answers.items():
         if version != __version__:
             raise ArgumentError(f"the Dask worker {address} has sparsefact {version}, and this is {__version__}")
         if found != threads:
@@ -122,7 +129,12 @@ def _outcome(future: Any, job: Job, token: str, tell: Tell) -> Outcome:
     error = future.exception()
     if type(error).__name__ == "KilledWorker":
         return lost(job.target, "the workers that tried it died, perhaps for lack of memory")
-    outcome: Outcome = future.result()
+    try:
+        outcome: Outcome = future.result()
+    except CancelledError as error:  # by the client, when the connection has ended
+        raise StorageError(
+            "the Dask scheduler was lost; what is committed is kept, and the same command goes on once it runs again"
+        ) from error
     deadline = time.monotonic() + _RELAXED
     written = _aside(job, token).output
     while outcome.sha256:

@@ -1,7 +1,8 @@
 """What a plan will take, before it starts: memory and disk as upper bounds, time as a guess from a short probe.
 
-The bounds of memory were measured (benchmarks/checkpoint_memory.py): of a process that has the solver and its kernels
-loaded, and of what a factorization adds to it. They are checked by the tests never to be below what a run takes.
+The bounds of memory were measured (benchmarks/plan_memory.py): of a process that has the solver and its kernels
+loaded, and of what a factorization adds to it. They are checked by the tests never to be below what a run takes. The
+first run of all on a machine also compiles kernels, which takes some tens of megabytes more for a moment.
 """
 
 from __future__ import annotations
@@ -41,13 +42,19 @@ _MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, b
 _FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
 _STORED = 3.5  # so many more of the excess
 _GRAMS = 11.0  # arrays of the size of the gram
-_PROJECTED = 8.0  # arrays of the size of the matrix that its projection takes; with a gram, in the solvers of one
-_SINGLE, _SINGLE_GRAMS = 20.0, 7.5  # matrix, so many of its size and so many of the gram's
+_PROJECTED = 3.6  # arrays of the size of the matrix that its projection takes, and
+_PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
+# With a gram: arrays of the size of the matrix that a solver of one matrix holds, and all of the size of the gram.
+_SINGLE = {"matching-pursuit": 13.5, "sequential-attention": 20.5, "deep-weight-factorization": 11.5}
+_OTHER_SINGLE, _SINGLE_GRAMS = 15.5, 5.3
+_CHAIN, _CHAIN_VALUES = 2.75, 4.0  # arrays of the size of the matrix, and of all values, that a chain takes, and
+_PANELS, _MOST_PANELS = 2.75, 56 << 20  # so many of the matrix for its panels, and their bytes at most
 _DEEPER = 3.0  # arrays of the size of the matrix for each further factor of every weight
 _PROJECTION = 4e-8  # seconds for an entry, that a projection takes
 _WEIGHED = 3.0  # arrays of the size of both dense factors that the gram makes necessary
 _RECORD = 3200  # bytes of a record, its journal line and its entry in the index, without the names
 _NAMES = 24  # how often the name of a matrix is written
+_FURTHER, _FURTHER_NAMES = 800, 6  # the same of each factor beyond the second
 _HISTORY = 40  # bytes of one point of a convergence history
 _PROBE = 160  # side of the matrix that the probe factorizes
 _PROBE_STEPS = 3
@@ -97,9 +104,16 @@ def memory_of(target: Target) -> int:
     itemsize = 8 if target.dtype == "F64" else 4
     if target.rule.constraint == "single":
         if target.rule.gram is None:
-            return int(_FIXED + _PROJECTED * m * n * itemsize)
-        arrays = _SINGLE + _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
+            density = 1.0 if target.budget is None else target.budget / (m * n)
+            return int(_FIXED + (_PROJECTED + _PROJECTION_KEPT * density) * m * n * itemsize)
+        arrays = _SINGLE.get(target.rule.solver or "", _OTHER_SINGLE)
+        arrays += _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
         return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * n * n) * itemsize)
+    chain = isinstance(target.constraint, Chain) and target.rule.solver in (None, "hierarchical")
+    if chain and target.rule.gram is None:
+        whole = m * n * itemsize
+        values = target.constraint.nnz * itemsize
+        return int(_FIXED + _CHAIN * whole + min(_PANELS * whole, _MOST_PANELS) + _CHAIN_VALUES * values)
     factors = min(m, n) * (m + n) * itemsize
     density = 1.0 if target.budget is None else target.budget / (m * n)
     total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
@@ -129,7 +143,8 @@ def disk_of(target: Target, total: float | None = None) -> int:
     stored = {"F64": 8, "F32": 4}.get(target.dtype, 2)
     about = _RECORD + _NAMES * len(target.name.encode()) + _HISTORY * 20
     if isinstance(constraint, Chain):
-        return int(constraint.nnz) * stored + about
+        further = max(0, len(constraint) - 2) * (_FURTHER + _FURTHER_NAMES * len(target.name.encode()))
+        return int(constraint.nnz) * stored + about + further
     if not isinstance(constraint, DoubleSparse):
         return _stored(target.shape, constraint.count(target.shape), stored) + about
     least, most = constraint.left_bounds

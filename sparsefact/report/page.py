@@ -18,19 +18,22 @@ _CELLS = 64  # along the longest side of a factor
 _BARS = 60  # layers in a chart of bars
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #767676; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #9a9a9a; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #6b6b6b; --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --soft: #9a9a9a; --wrong: #ff8a80; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem;
+  margin: 2rem auto; padding: 0 1rem; } h1 { overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; } .scroll > svg { min-width: 32rem; max-width: 60rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .5rem;
   border-bottom: 1px solid color-mix(in srgb, var(--soft) 30%, transparent); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+#totals { max-width: 40rem; } #matrices { font-size: 13px; } #matrices th, #matrices td { white-space: nowrap; }
+#matrices td:first-child { white-space: normal; min-width: 10rem; }
 svg { max-width: 100%; height: auto; }
 figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; }
 figcaption { color: var(--soft); overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: color-mix(in srgb, var(--soft) 12%, transparent); padding: .7rem; }
-.failed { color: #c0392b; }
+#matrices .failed { color: var(--wrong); text-align: left; white-space: normal; }
 """
 
 
@@ -75,7 +78,7 @@ def page(folder: Path) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+    return f'<section><h2>{escape(title)}</h2><div class="scroll">{body}</div></section>' if body else ""
 
 
 def _totals(summary: Summary) -> str:
