@@ -40,7 +40,7 @@ _FIXED = 25 << 20  # bytes that any factorization adds: buffers of the BLAS, vec
 _MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, besides
 _FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
 _STORED = 3.5  # so many more of the excess
-_GRAMS = 11.0  # arrays of the size of the gram
+_GRAMS = 11.0  # arrays of the size of each Gram matrix
 _PROJECTED = 8.0  # arrays of the size of the matrix that its projection takes; with a gram, in the solvers of one
 _SINGLE, _SINGLE_GRAMS = 20.0, 7.5  # matrix, so many of its size and so many of the gram's
 _DEEPER = 3.0  # arrays of the size of the matrix for each further factor of every weight
@@ -95,16 +95,17 @@ def memory_of(target: Target) -> int:
     """
     m, n = target.shape
     itemsize = 8 if target.dtype == "F64" else 4
+    entries = sum({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
     if target.rule.constraint == "single":
-        if target.rule.gram is None:
+        if not target.rule.grams:
             return int(_FIXED + _PROJECTED * m * n * itemsize)
         arrays = _SINGLE + _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
-        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * n * n) * itemsize)
+        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * entries) * itemsize)
     factors = min(m, n) * (m + n) * itemsize
     density = 1.0 if target.budget is None else target.budget / (m * n)
     total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
-    if target.rule.gram is not None:
-        total += _WEIGHED * factors + _GRAMS * n * n * itemsize
+    if target.rule.grams:
+        total += _WEIGHED * factors + _GRAMS * entries * itemsize
     return int(total)
 
 
@@ -303,7 +304,7 @@ def _seconds(plan: Plan, jobs: int) -> float:
     for target in plan.targets:
         m, n = target.shape
         solver: Any = build_solver(target.rule.solver, target.rule.options, target.rule.constraint) or Alternating()
-        if target.rule.constraint == "single" and target.rule.gram is None:
+        if target.rule.constraint == "single" and not target.rule.grams:
             total += _PROJECTION * m * n
             continue
         factors = 5 if target.rule.tolerance is not None else 1
