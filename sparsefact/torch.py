@@ -269,13 +269,18 @@ def collect_grams(
     *,
     output: str | os.PathLike[str] | None = None,
     include: Callable[[str], bool] | None = None,
+    loss: Callable[[Any], Any] | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run a model on batches and return X^T X of the inputs X of each linear layer.
+
+    With a loss also Y^T Y of its gradients Y at the outputs of each: together they weigh a change of the weights by
+    what it does to the loss, as in the Kronecker-factored curvature of J. Martens, R. Grosse, "Optimizing neural
+    networks with Kronecker-factored approximate curvature", ICML 2015.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Put into evaluation mode while it runs, without gradients.
+        Put into evaluation mode while it runs; no gradient of its parameters is computed.
     batches : iterable
         Each a tensor, a tuple of positional arguments or a dictionary of keyword arguments of the model. Read once,
         one at a time.
@@ -283,16 +288,19 @@ def collect_grams(
         A safetensors file to write, for ``sparsefact factorize --gram``.
     include : callable, optional
         Says for the name of a layer whether it is wanted; by default all are.
+    loss : callable, optional
+        Returns a number, a tensor of one element, for what the model returned for a batch.
 
     Returns
     -------
     dict of str to (n, n) float32 array
-        Under ``<layer>.gram``. Inputs are taken in float32 and added up in float64.
+        Under ``<layer>.gram``, and with a `loss` (m, m) arrays under ``<layer>.left_gram``. Inputs and gradients are
+        taken in float32 and added up in float64.
 
     Raises
     ------
     ArgumentError
-        If no linear layer is wanted, or one has seen no input.
+        If no linear layer is wanted, or one has seen no input, or the loss does not depend on its output.
 
     Examples
     --------
@@ -302,6 +310,7 @@ def collect_grams(
            [4., 5.]], dtype=float32)}
     """
     sums: dict[str, Any] = {}
+    outputs: list[tuple[str, Any]] = []
     layers = {
         name: layer
         for name, layer in model.named_modules()
@@ -310,26 +319,42 @@ def collect_grams(
     if not layers:
         raise ArgumentError("model has no linear layer that is wanted; check include")
 
+    def add(name: str, x: Any, width: int) -> None:
+        x = x.detach().reshape(-1, width).to(torch.float32).to(torch.float64)
+        gram = x.t() @ x
+        sums[name] = sums[name] + gram if name in sums else gram
+
     def note(name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            x = inputs[0].detach().reshape(-1, module.in_features).to(torch.float32).to(torch.float64)
-            gram = x.t() @ x
-            sums[name] = sums[name] + gram if name in sums else gram
+            add(f"{name}.gram", inputs[0], module.in_features)
+            if loss is not None:
+                outputs.append((name, output if output.requires_grad else output.requires_grad_()))
 
         return hook
 
-    with _hooks(model, layers, note), torch.no_grad():
+    with _hooks(model, layers, note), torch.set_grad_enabled(loss is not None):
         for batch in batches:
             if isinstance(batch, dict):
-                model(**batch)
+                found = model(**batch)
             elif isinstance(batch, (tuple, list)):
-                model(*batch)
+                found = model(*batch)
             else:
-                model(batch)
-    unseen = [name for name in layers if name not in sums]
+                found = model(batch)
+            if loss is not None:
+                gradients = torch.autograd.grad(loss(found), [tensor for _, tensor in outputs], allow_unused=True)
+                for (name, tensor), gradient in zip(outputs, gradients, strict=True):
+                    if gradient is not None:
+                        add(f"{name}.left_gram", gradient, tensor.shape[-1])
+                outputs.clear()
+    unseen = [name for name in layers if f"{name}.gram" not in sums]
     if unseen:
         raise ArgumentError(f"the layer {quoted(unseen[0])} has seen no input; leave it out with include, or run more")
-    grams = {f"{name}.gram": sums[name].cpu().numpy().astype(np.float32) for name in layers}
+    idle = [name for name in layers if loss is not None and f"{name}.left_gram" not in sums]
+    if idle:
+        raise ArgumentError(f"loss does not depend on the layer {quoted(idle[0])}; leave it out with include")
+    kinds = ("gram",) if loss is None else ("gram", "left_gram")
+    wanted = [f"{name}.{kind}" for name in layers for kind in kinds]
+    grams = {name: sums[name].cpu().numpy().astype(np.float32) for name in wanted}
     if output is not None:
         write_tensors(Path(output), grams)
     return grams

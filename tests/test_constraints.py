@@ -450,6 +450,20 @@ def test_double_sparse_budgets(m, n, density, left_density, inner):
         assert right.count(constraint.right_shape) == constraint.budget - left_nnz
 
 
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.01, 1.0))
+def test_the_automatic_inner_dimension(m, n, density):
+    try:
+        plain, turned = sf.double_sparse((m, n), density), sf.double_sparse((n, m), density, inner="auto")
+    except BudgetError:
+        return
+    wide = sf.double_sparse((m, n), density, inner="auto")
+    assert plain.inner <= wide.inner <= 1.5 * plain.inner + 0.5
+    assert wide.budget == plain.budget and wide.inner == turned.inner
+    assert wide == sf.double_sparse((m, n), density, inner=wide.inner)
+    if density < 0.15:
+        assert wide == plain
+
+
 @pytest.mark.parametrize("inner", [None, 3])
 def test_double_sparse_names_the_smallest_density(inner):
     for shape in ((30, 40), (40, 30), (7, 100)):
@@ -475,6 +489,10 @@ def test_double_sparse_refuses():
         sf.double_sparse((0, 4), 0.5)
     with pytest.raises(ArgumentError, match="inner=0 is too small"):
         sf.double_sparse((4, 4), 0.5, inner=0)
+    with pytest.raises(ArgumentError, match="inner='wide' is not known; pass a number, 'auto'"):
+        sf.double_sparse((4, 4), 0.5, inner="wide")
+    with pytest.raises(BudgetError, match=r"outside \(0, 1\]"):
+        sf.double_sparse((4, 4), 1.5, inner="auto")
     constraint = sf.double_sparse((4, 4), 0.5)
     with pytest.raises(BudgetError, match=r"left_nnz=8 of a budget of 8 .* from 1 to 7"):
         constraint.split(8)

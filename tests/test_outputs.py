@@ -267,6 +267,47 @@ def test_grams_are_streamed_and_what_factorize_takes(tmp_path):
         collect_grams(model, [])
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_grams_of_the_gradients_at_the_outputs(frozen):
+    torch = pytest.importorskip("torch")
+    from sparsefact.torch import collect_grams
+
+    first, second = torch.nn.Linear(8, 6), torch.nn.Linear(6, 3, bias=False)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+    model.requires_grad_(not frozen)
+    batches = [torch.from_numpy(RNG.standard_normal((5, 2, 8)).astype("float32")) for _ in range(3)]
+    grams = collect_grams(model, batches, loss=lambda found: (found**2).sum() / 2)
+    assert set(grams) == {"0.gram", "0.left_gram", "2.gram", "2.left_gram"}
+    assert all(parameter.grad is None and parameter.requires_grad != frozen for parameter in model.parameters())
+    # the gradient of half the squares is the output itself; behind the ReLU it comes back through the weights
+    X = torch.cat(batches).reshape(-1, 8)
+    hidden = first(X).detach().numpy().astype("float64")
+    W = second.weight.detach().numpy().astype("float64")
+    out = np.maximum(hidden, 0) @ W.T
+    back = (out @ W) * (hidden > 0)
+    assert np.allclose(grams["2.left_gram"], out.T @ out, rtol=1e-4, atol=1e-4)
+    assert np.allclose(grams["0.left_gram"], back.T @ back, rtol=1e-4, atol=1e-4)
+    assert np.allclose(grams["0.gram"], X.numpy().T @ X.numpy(), rtol=1e-4, atol=1e-4)
+    A = first.weight.detach().numpy()
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), gram=grams["0.gram"], left_gram=grams["0.left_gram"])
+    assert F.error < sf.factorize(A, sf.double_sparse(A.shape, 0.5)).error_against(
+        A, grams["0.gram"], grams["0.left_gram"]
+    )
+
+    class Aside(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = first, second
+
+        def forward(self, x: Any) -> Any:
+            found = self.used(x)
+            self.idle(found)
+            return found
+
+    with pytest.raises(ArgumentError, match="loss does not depend on the layer 'idle'; leave it out with include"):
+        collect_grams(Aside(), batches, loss=lambda found: found.sum())
+
+
 def test_without_pytorch_the_sentence_says_what_to_install():
     program = "import sys; sys.modules['torch'] = None\nimport sparsefact.torch"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -412,6 +453,8 @@ def test_every_flag_is_in_the_recipe_that_is_written(made, tmp_path):
         (("--total", "0"), "total=0.0 is outside"),
         (("--solver", "magic"), "must be one of alternating"),
         (("--gram", "missing.safetensors"), "missing.safetensors"),
+        (("--left-gram", "missing.safetensors"), "missing.safetensors"),
+        (("--recipe", "r.toml", "--left-gram", "x"), "--left-gram and --recipe say the same twice"),
         (("--resume", "required"), "no sparsefact.journal"),
         (("--recipe", "missing.toml"), "missing.toml"),
         (("--scheduler", "nonsense://x"), ""),

@@ -72,6 +72,7 @@ def rules(draw: st.DrawFn) -> Rule:
         fields[draw(st.sampled_from(["density", "tolerance"]))] = draw(st.floats(1e-6, 0.999))
         fields["options"] = draw(st.sampled_from([{}, {"effort": "fast"}, {"outer": 7, "refits": 0}]))
         fields["gram"] = draw(st.none() | st.just('/tmp/gr"am\x7f.safetensors'))
+        fields["left_gram"] = draw(st.none() | st.just("/tmp/left.safetensors"))
     if constraint == "single":
         fields[draw(st.sampled_from(["density", "tolerance"]))] = draw(st.floats(1e-6, 0.999))
         fields["block"] = draw(st.none() | st.just((2, 4)))
@@ -422,6 +423,41 @@ def test_gram_matrices_weigh_the_loss(source, tmp_path):
     write_tensors(tmp_path / "grams.safetensors", {"layers.0.q.gram": np.eye(3)})
     with pytest.raises(ShapeError, match=r"F64 of shape \(3, 3\), and for 'layers\.0\.q\.weight' it must be"):
         plan(source, recipe=Recipe((replace(recipe.rules[0], targets=("layers.0.q.weight",)),)))
+
+
+def test_both_gram_matrices_weigh_the_loss(source, tmp_path):
+    name = "layers.0.q.weight"
+    A = MODEL[name].astype("float64")
+    X, Y = (RNG.standard_normal((60, size)) * np.linspace(0.2, 2, size) for size in (A.shape[1], A.shape[0]))
+    write_tensors(tmp_path / "in.safetensors", {"layers.0.q.gram": X.T @ X})
+    write_tensors(tmp_path / "out.safetensors", {"layers.0.q.left_gram": (Y.T @ Y).astype("float32")})
+    (tmp_path / "r.toml").write_text(
+        f"[[rules]]\ntargets = '{name}'\ndensity = 0.4\ngram = 'in.safetensors'\nleft_gram = 'out.safetensors'\n"
+        "options.effort = 'fast'\n"
+    )
+    recipe = read_recipe(tmp_path / "r.toml")
+    (tmp_path / "again.toml").write_text(recipe.as_toml())
+    assert read_recipe(tmp_path / "again.toml") == recipe
+    (matrix,) = run(plan(source, recipe=recipe), tmp_path / "both").matrices
+    run(plan(source, recipe=Recipe((replace(recipe.rules[0], left_gram=None),))), tmp_path / "one")
+
+    def weighted(folder: str) -> float:
+        R = A - sf.load(next((tmp_path / folder).glob("factors-*.safetensors"))).todense()
+        return float(np.linalg.norm(Y @ R @ X.T) / np.linalg.norm(Y @ A @ X.T))
+
+    assert np.isclose(matrix.weighted_error, weighted("both"), rtol=1e-4)
+    assert weighted("both") < weighted("one")
+    assert verify(tmp_path / "both", against=source).ok
+    # what weighs is part of what a run is: with another file it is another run
+    write_tensors(tmp_path / "out.safetensors", {"layers.0.q.left_gram": np.eye(A.shape[0])})
+    with pytest.raises(ArgumentError):
+        run(plan(source, recipe=recipe), tmp_path / "both", resume="required")
+    write_tensors(tmp_path / "out.safetensors", {"layers.0.q.left_gram": np.eye(3)})
+    with pytest.raises(ShapeError, match=rf"'layers\.0\.q\.left_gram' is .* F64 of shape \({A.shape[0]}, "):
+        plan(source, recipe=recipe)
+    write_tensors(tmp_path / "out.safetensors", {"layers.0.q.gram": np.eye(3)})
+    with pytest.raises(ArgumentError, match=r"the file has no 'layers\.0\.q\.left_gram' for the tensor"):
+        plan(source, recipe=recipe)
 
 
 # what it takes

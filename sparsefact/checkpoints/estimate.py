@@ -41,10 +41,10 @@ _FIXED = 25 << 20  # bytes that any factorization adds: buffers of the BLAS, vec
 _MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, besides
 _FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
 _STORED = 3.5  # so many more of the excess
-_GRAMS = 11.0  # arrays of the size of the gram
+_GRAMS = 11.0  # arrays of the size of each Gram matrix
 _PROJECTED = 3.6  # arrays of the size of the matrix that its projection takes, and
 _PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
-# With a gram: arrays of the size of the matrix that a solver of one matrix holds, and all of the size of the gram.
+# With a gram: arrays of the size of the matrix that a solver of one matrix holds, and of the size of each Gram matrix.
 _SINGLE = {"matching-pursuit": 13.5, "sequential-attention": 20.5, "deep-weight-factorization": 11.5}
 _OTHER_SINGLE, _SINGLE_GRAMS = 15.5, 5.3
 _CHAIN, _CHAIN_VALUES = 2.75, 4.0  # arrays of the size of the matrix, and of all values, that a chain takes, and
@@ -102,23 +102,24 @@ def memory_of(target: Target) -> int:
     """
     m, n = target.shape
     itemsize = 8 if target.dtype == "F64" else 4
+    entries = sum({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
     if target.rule.constraint == "single":
-        if target.rule.gram is None:
+        if not target.rule.grams:
             density = 1.0 if target.budget is None else target.budget / (m * n)
             return int(_FIXED + (_PROJECTED + _PROJECTION_KEPT * density) * m * n * itemsize)
         arrays = _SINGLE.get(target.rule.solver or "", _OTHER_SINGLE)
         arrays += _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
-        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * n * n) * itemsize)
+        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * entries) * itemsize)
     chain = isinstance(target.constraint, Chain) and target.rule.solver in (None, "hierarchical")
-    if chain and target.rule.gram is None:
+    if chain and not target.rule.grams:
         whole = m * n * itemsize
         values = target.constraint.nnz * itemsize
         return int(_FIXED + _CHAIN * whole + min(_PANELS * whole, _MOST_PANELS) + _CHAIN_VALUES * values)
     factors = min(m, n) * (m + n) * itemsize
     density = 1.0 if target.budget is None else target.budget / (m * n)
     total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
-    if target.rule.gram is not None:
-        total += _WEIGHED * factors + _GRAMS * n * n * itemsize
+    if target.rule.grams:
+        total += _WEIGHED * factors + _GRAMS * entries * itemsize
     return int(total)
 
 
@@ -318,7 +319,7 @@ def _seconds(plan: Plan, jobs: int) -> float:
     for target in plan.targets:
         m, n = target.shape
         solver: Any = build_solver(target.rule.solver, target.rule.options, target.rule.constraint) or Alternating()
-        if target.rule.constraint == "single" and target.rule.gram is None:
+        if target.rule.constraint == "single" and not target.rule.grams:
             total += _PROJECTION * m * n
             continue
         factors = 5 if target.rule.tolerance is not None else 1

@@ -1,26 +1,30 @@
-"""Gram matrices from a safetensors file: ``<layer>.gram`` weighs the loss of the tensor ``<layer>.weight``."""
+"""Gram matrices from safetensors files.
+
+``<layer>.gram`` weighs the columns of the tensor ``<layer>.weight``, and ``<layer>.left_gram`` its rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparsefact.errors import ArgumentError, ShapeError
 from sparsefact.io.failure import quoted
 from sparsefact.io.tensor_file import TensorFile
 
-__all__ = ["check_gram_entry", "gram_names", "read_gram"]
+__all__ = ["check_gram_entry", "gram_names", "read_grams"]
 
 
-def gram_names(name: str) -> tuple[str, str]:
-    """Return the names under which the Gram matrix of a tensor may stand, the usual one first.
+def gram_names(name: str, kind: str = "gram") -> tuple[str, str]:
+    """Return the names under which a Gram matrix of a tensor may stand, the usual one first.
 
     Parameters
     ----------
     name : str
         Of the tensor.
+    kind : {"gram", "left_gram"}
 
     Returns
     -------
@@ -31,10 +35,10 @@ def gram_names(name: str) -> tuple[str, str]:
     >>> gram_names("layers.0.q.weight")
     ('layers.0.q.gram', 'layers.0.q.weight.gram')
     """
-    return f"{name.removesuffix('.weight')}.gram", f"{name}.gram"
+    return f"{name.removesuffix('.weight')}.{kind}", f"{name}.{kind}"
 
 
-def check_gram_entry(file: TensorFile, name: str, columns: int) -> str:
+def check_gram_entry(file: TensorFile, name: str, shape: tuple[int, int], kind: str = "gram") -> str:
     """Return the name of a tensor's Gram matrix in a file, or refuse one that is missing or does not fit.
 
     Parameters
@@ -43,8 +47,9 @@ def check_gram_entry(file: TensorFile, name: str, columns: int) -> str:
         Of Gram matrices.
     name : str
         Of the tensor.
-    columns : int
-        How many columns it has.
+    shape : (int, int)
+        Of the tensor.
+    kind : {"gram", "left_gram"}
 
     Returns
     -------
@@ -55,39 +60,44 @@ def check_gram_entry(file: TensorFile, name: str, columns: int) -> str:
     ArgumentError, ShapeError
         If the file has none for it, or one of another shape or type.
     """
-    usual, full = gram_names(name)
+    size = shape[0 if kind == "left_gram" else 1]
+    usual, full = gram_names(name, kind)
     found = usual if usual in file else full
     if found not in file:
         raise ArgumentError(f"{file.path}: the file has no {quoted(usual)} for the tensor {quoted(name)}; collect it")
     info = file.info(found)
-    if info.shape != (columns, columns) or info.dtype not in ("F32", "F64"):
+    if info.shape != (size, size) or info.dtype not in ("F32", "F64"):
         raise ShapeError(
             f"{file.path}: {quoted(found)} is {info.dtype} of shape {info.shape}, and for {quoted(name)} it must be "
-            f"F32 or F64 of shape ({columns}, {columns})"
+            f"F32 or F64 of shape ({size}, {size})"
         )
     return found
 
 
-def read_gram(path: str, name: str, columns: int) -> NDArray[Any]:
-    """Read the Gram matrix of a tensor.
+def read_grams(paths: Mapping[str, str], name: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """Read the Gram matrices of a tensor.
 
     Parameters
     ----------
-    path : str
-        A file of Gram matrices.
+    paths : mapping of str to str
+        The file of each kind that there is, as the property `grams` of a rule gives them.
     name : str
         Of the tensor.
-    columns : int
-        How many columns it has.
+    shape : (int, int)
+        Of the tensor.
 
     Returns
     -------
-    (columns, columns) array
+    dict of str to array
+        By kind, as `sparsefact.factorize` takes them.
 
     Raises
     ------
     ArgumentError, ShapeError, StorageError, FormatError
-        If it is not there.
+        If one is not there.
     """
-    with TensorFile(path) as file:
-        return np.array(file.read(check_gram_entry(file, name, columns)))
+    found: dict[str, Any] = {}
+    for kind, path in paths.items():
+        with TensorFile(path) as file:
+            found[kind] = np.array(file.read(check_gram_entry(file, name, shape, kind)))
+    return found

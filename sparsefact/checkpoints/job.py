@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.checkpoints.grams import read_gram
+from sparsefact.checkpoints.grams import read_grams
 from sparsefact.checkpoints.measure import magnitude_error, product_times
 from sparsefact.checkpoints.methods import build_constraint, density_for, nonzeros_of
 from sparsefact.checkpoints.plan import Target
@@ -141,12 +141,10 @@ def perform(job: Job, tell: Tell) -> Outcome:
     try:
         with open_checkpoint(job.source) as checkpoint:
             A = _finite_matrix(checkpoint.read(target.name), target.name)
-            gram = None if target.rule.gram is None else read_gram(target.rule.gram, target.name, target.shape[1])
+            grams = read_grams(target.rule.grams, target.name, target.shape)
 
             def solve(constraint: Any) -> Any:
-                return factorize(
-                    A, constraint, job.solver, device=job.device, seed=job.seed, callback=watch, **_weighted(gram)
-                )
+                return factorize(A, constraint, job.solver, device=job.device, seed=job.seed, callback=watch, **grams)
 
             if job.densities:
                 curve = tuple(_point(A, density, solve) for density in job.densities)
@@ -157,7 +155,7 @@ def perform(job: Job, tell: Tell) -> Outcome:
             else:
                 F = solve(target.constraint)
             seconds = time.perf_counter() - begin
-            tensors, record, message = _pack(F, A, gram, target, checkpoint.sha256(target.name))
+            tensors, record, message = _pack(F, A, grams, target, checkpoint.sha256(target.name))
         dense_ms, factor_ms = product_times(A, F)
         report = MatrixReport(
             name=target.name,
@@ -174,7 +172,7 @@ def perform(job: Job, tell: Tell) -> Outcome:
             factor_ms=factor_ms,
             status=F.status.name.lower() if F.status is not None else "unknown",
             message=message,
-            weighted_error=None if gram is None else record["error"],
+            weighted_error=record["error"] if grams else None,
         )
         history = tuple((step.iteration, float(step.error)) for step in F.history or () if _finite(step.error))
     except (StorageError, FormatError):
@@ -229,10 +227,6 @@ def lost(target: Target, message: str, *, seconds: float = 0.0, worker: str = ""
         message=message,
     )
     return Outcome(report, lasting=False, worker=worker)
-
-
-def _weighted(gram: NDArray[Any] | None) -> dict[str, Any]:
-    return {} if gram is None else {"gram": gram}
 
 
 def _finite(error: float | None) -> bool:
@@ -290,17 +284,17 @@ def _finite_matrix(A: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def _pack(
-    F: Any, A: NDArray[Any], gram: NDArray[Any] | None, target: Target, sha256: str
+    F: Any, A: NDArray[Any], grams: dict[str, Any], target: Target, sha256: str
 ) -> tuple[Tensors, dict[str, Any], str]:
     """Pack factors in the type of the tensor they stand for, or in float32 where that cannot hold their values."""
     message = ""
     try:
-        tensors, record = pack(F, target.name, dtype=target.dtype, target=A, gram=gram, source_sha256=sha256)
+        tensors, record = pack(F, target.name, dtype=target.dtype, target=A, source_sha256=sha256, **grams)
     except ArgumentError as error:
         if target.dtype not in ("F16", "BF16"):
             raise
         message = f"stored as F32, since {target.dtype} cannot hold the factors: {error}"
-        tensors, record = pack(F, target.name, dtype="F32", target=A, gram=gram, source_sha256=sha256)
+        tensors, record = pack(F, target.name, dtype="F32", target=A, source_sha256=sha256, **grams)
     record["source_dtype"] = target.dtype
     if target.rule.constraint == "double-sparse":
         record["density"], record["budget"] = target.constraint.density, target.constraint.budget

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CONSTRAINTS", "SOLVERS", "NamedSolver", "shown_solvers", "solvers_for"]
+__all__ = ["CONSTRAINTS", "GRAMS", "SOLVERS", "NamedSolver", "shown_solvers", "solvers_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ CONSTRAINTS: dict[str, tuple[str, ...]] = {
     "butterfly": (),
 }
 """Constraints by name, with the keys of a rule that belong to them."""
+
+GRAMS = ("gram", "left_gram")
+"""Keys of a rule for files of Gram matrices, of columns and of rows; also the ends of the names in such a file."""
 
 _ONE = ("single",)
 _CHAINS = ("monarch", "butterfly")

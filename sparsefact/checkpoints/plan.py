@@ -106,11 +106,11 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth a sentence before the run, because it is not what one may expect."""
-        if all(target.rule.constraint != "single" or target.rule.gram is not None for target in self.targets):
+        if all(target.rule.constraint != "single" or target.rule.grams for target in self.targets):
             return ()
         return (
             "without Gram matrices one sparse matrix is the projection on its constraint, whatever the solver; give "
-            "--gram, or gram in the rule, for a solver to weigh the error by the inputs",
+            "--gram or --left-gram, or either in the rule, for a solver to weigh the error by the inputs",
         )
 
 
@@ -319,11 +319,12 @@ def _refuse_factor_file(checkpoint: Checkpoint) -> None:
 
 def _refuse_missing_grams(targets: Sequence[Target]) -> None:
     """Refuse a file of Gram matrices that lacks one that a rule asks for."""
-    for path in sorted({target.rule.gram for target in targets if target.rule.gram is not None}):
+    wanted = {source for target in targets for source in target.rule.grams.items()}
+    for kind, path in sorted(wanted):
         with TensorFile(path) as file:
             for target in targets:
-                if target.rule.gram == path:
-                    check_gram_entry(file, target.name, target.shape[1])
+                if target.rule.grams.get(kind) == path:
+                    check_gram_entry(file, target.name, target.shape, kind)
 
 
 def _refuse_taken_names(targets: Sequence[Target], copied: Sequence[Copied]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsefact.checkpoints.methods import build_solver
-from sparsefact.checkpoints.names import CONSTRAINTS
+from sparsefact.checkpoints.names import CONSTRAINTS, GRAMS
 from sparsefact.constraints.base import check_density, check_int
 from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.errors import ArgumentError, BudgetError, FormatError
@@ -57,7 +57,9 @@ class Rule:
     options : mapping
         The solver's hyper-parameters.
     gram : str or None
-        A safetensors file of Gram matrices, ``<layer>.gram`` for the tensor ``<layer>.weight``.
+        A safetensors file of Gram matrices of the inputs, ``<layer>.gram`` for the tensor ``<layer>.weight``.
+    left_gram : str or None
+        The same of the gradients at the outputs, ``<layer>.left_gram``.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Rule:
     solver: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     gram: str | None = None
+    left_gram: str | None = None
 
     def __post_init__(self) -> None:
         for pattern in (*self.targets, *self.ignore):
@@ -103,6 +106,11 @@ class Rule:
             object.__setattr__(self, "block", BlockTopK(self.block, density=1.0).block)
         check_int("rank", self.rank)
         build_solver(self.solver, self.options, self.constraint)
+
+    @property
+    def grams(self) -> dict[str, str]:
+        """The files of Gram matrices that there are, by `sparsefact.checkpoints.names.GRAMS`."""
+        return {kind: path for kind in GRAMS if (path := getattr(self, kind)) is not None}
 
     def takes(self, name: str) -> bool:
         """Return whether this rule is for the tensor of this name."""
@@ -191,7 +199,7 @@ class Recipe:
             if rule.ignore:
                 listed["ignore"] = list(rule.ignore)
             listed["constraint"] = rule.constraint
-            for name in ("density", "tolerance", "solver", "gram"):
+            for name in ("density", "tolerance", "solver", *GRAMS):
                 if getattr(rule, name) is not None:
                     listed[name] = getattr(rule, name)
             for name in ("block", "blocks"):
@@ -302,8 +310,9 @@ def _rule(listed: Any, place: Path, where: str) -> Rule:
             fields[key] = tuple(pair)
     if "options" in listed:
         fields["options"] = _get(listed, "options", dict, where)
-    if "gram" in listed:
-        fields["gram"] = str((place.parent / _get(listed, "gram", str, where)).resolve())
+    for key in GRAMS:
+        if key in listed:
+            fields[key] = str((place.parent / _get(listed, key, str, where)).resolve())
     try:
         return Rule(**fields)
     except (ArgumentError, BudgetError) as error:

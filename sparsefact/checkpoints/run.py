@@ -187,7 +187,7 @@ def _identity(plan: Plan, recipe: Recipe, checkpoint: Checkpoint, solver: Any, t
     described = recipe.as_dict()
     described |= {"seed": recipe.seed, "device": recipe.device}
     described.pop("threads_per_job", None)
-    grams = sorted({rule.gram for rule in recipe.rules if rule.gram is not None})
+    grams = sorted({path for rule in recipe.rules for path in rule.grams.values()})
     return {
         "version": __version__,
         "source": {"name": plan.source.resolve().name, "files": files},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
-from sparsefact.checkpoints.names import CONSTRAINTS, shown_solvers
+from sparsefact.checkpoints.names import CONSTRAINTS, GRAMS, shown_solvers
 from sparsefact.cli.failure import BadInput
 from sparsefact.cli.table import show_table
 from sparsefact.cli.text import document, duration, milliseconds, percent, printable, shape_text, size
@@ -27,7 +27,7 @@ __all__ = ["factorize"]
 
 _NAMES_SHOWN = 8
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-_RULE_OPTIONS = tuple("method density tolerance total block include exclude solver gram effort".split())
+_RULE_OPTIONS = tuple("method density tolerance total block include exclude solver gram left_gram effort".split())
 
 
 def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -69,6 +69,11 @@ def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not tensors whose name matches; may be repeated.")
 @click.option("--solver", metavar="NAME", help=f"The solver: {shown_solvers()}.")
 @click.option("--gram", type=click.Path(path_type=Path), help="A safetensors file of Gram matrices, <layer>.gram.")
+@click.option(
+    "--left-gram",
+    type=click.Path(path_type=Path),
+    help="The same of the gradients at the outputs, <layer>.left_gram.",
+)
 @click.option("--device", metavar="cpu|cuda", help="Where to compute; by default on the processor.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")
 @click.option(
@@ -184,7 +189,9 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         recipe = read_recipe(given["recipe"])
         for name in _RULE_OPTIONS:
             if _is_given(ctx, name):
-                raise click.UsageError(f"--{name} and --recipe say the same twice: put it into the recipe.")
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} and --recipe say the same twice: put it into the recipe."
+                )
         seed = given["seed"] if _is_given(ctx, "seed") else recipe.seed
         return {"recipe": dataclasses.replace(recipe, seed=seed, device=given["device"] or recipe.device)}
     asked = [name for name in ("density", "tolerance", "total") if _is_given(ctx, name)]
@@ -200,6 +207,7 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     if solver != "alternating" and _is_given(ctx, "effort"):
         raise click.UsageError("--effort is an option of the solver alternating: leave it out.")
     options = {"effort": given["effort"]} if solver == "alternating" else {}
+    grams: dict[str, Any] = {kind: str(given[kind].resolve()) for kind in GRAMS if given[kind] is not None}
     rule = Rule(
         targets=given["include"] or ("*",),
         ignore=given["exclude"],
@@ -209,7 +217,7 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         block=given["block"],
         solver=solver,
         options=options,
-        gram=None if given["gram"] is None else str(given["gram"].resolve()),
+        **grams,
     )
     recipe = Recipe((rule,), total=given["total"], seed=given["seed"], device=given["device"])
     return {"recipe": recipe, "words": ("include", "exclude")}

@@ -19,7 +19,8 @@ low rank already comes out exactly.
 
 A `gram` H first weights the search by its diagonal, which costs nothing; for the last part of the search it enters in
 full. The half-step of the left factor then has the Gram matrix Y H Y^H, and that of the right one Gram matrices on both
-sides, which ADMM solves exactly in the eigenvectors of both.
+sides, which ADMM solves exactly in the eigenvectors of both. A `left_gram` does the same from the other side: with both
+weights G and H, the half-steps have Gram matrices conj(Y) H^T Y^T beside G^T, and conj(X) G X^T beside H.
 
 References: V. Boza, V. Macko, "Two sparse matrices are better than one: sparsifying neural networks with double sparse
 factorization", ICLR 2025 (the alternation, the warm-started ADMM half-step and its growing first penalty). Ours are the
@@ -66,15 +67,15 @@ class Alternating:
         as it is, with all its `iterations` in each of them.
     effort : {"fast", "balanced", "high"}
         How long to search and polish: 16, 44 or 210 outer iterations, then at most 1, 4 or 10 exchanges of entries;
-        under a `gram` 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
+        under a Gram matrix 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
     outer : int, optional
         The number of outer iterations itself.
     gram_from : float
-        The fraction of the search after which a `gram` enters in full; before, its diagonal does. 1 leaves the full
-        gram to the polish.
+        The fraction of the search after which `gram` and `left_gram` enter in full; before, their diagonals do. 1
+        leaves them to the polish.
     damping : float
-        Added to the diagonal of a `gram`, as a multiple of its mean, while minimising; errors are measured without it.
-        For a gram of too few samples.
+        Added to the diagonal of either Gram matrix, as a multiple of its mean, while minimising; errors are measured
+        without it. For one of too few samples.
     refits : int
         Exact least-squares refits of each factor at the end, at most; they stop when they gain less than 0.1 %.
     fits, exchanges : int, optional
@@ -159,7 +160,7 @@ class Alternating:
         errors = [state.error()]
         settled = state.refit_until_stalled(self.refits)
         errors.append(state.error())
-        plain = problem.gram is None
+        plain = problem.gram is None and problem.left_gram is None
         fits = (0 if plain else effort.fits) if self.fits is None else self.fits
         usual = effort.plain_exchanges if plain else effort.exchanges
         exchanges = usual if self.exchanges is None else self.exchanges

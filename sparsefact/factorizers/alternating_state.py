@@ -2,7 +2,8 @@
 
 `alternating` says what the search does, and when; this file does it.
 
-Symbols: A matrix (m, n), k inner, X_i state of factor i as (k, m) or (k, n), K budget, K_1 left_nnz.
+Symbols: A matrix (m, n), H gram (n, n), G left_gram (m, m), k inner dimension, X_i state of factor i as (k, m), (k, n),
+K budget, K_1 left_nnz.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
+from sparsefact.factorizers.grams import damped, diagonal_roots, unit_diagonal, weighed
 from sparsefact.factorizers.identity_start import identity_start
 from sparsefact.factorizers.joint_polish import JointFit
 from sparsefact.factorizers.problem import FactorizationProblem
@@ -46,20 +48,21 @@ class AlternatingState:
         self.problem, self.backend, self.iteration = problem, problem.backend, 0
         (m, k), (_, n) = problem.shapes
         self.sizes = (m * k, k * n)
-        self.loss_gram = problem.gram
-        if problem.gram is not None and damping:
-            eye = problem.backend.xp.eye(len(problem.gram), dtype=problem.gram.dtype)
-            self.loss_gram = problem.gram + eye * (damping * problem.gram.diagonal().real.mean())
-        self.weight = None if self.loss_gram is None else _weights(self.loss_gram)
-        self.rank: int | None = None
+        # Of the rows and of the columns of A, which are those of the factors.
+        self.loss_grams = [damped(gram, damping, self.backend) for gram in (problem.left_gram, problem.gram)]
+        self.weights = [None if gram is None else diagonal_roots(gram) for gram in self.loss_grams]
+        self.ranks: list[int | None] = [None, None]
         # Squares of what is larger or smaller than this could leave the range of float32.
         largest = float(abs(problem.matrix).max())
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else 4.0 ** round(math.log(largest, 4))
         self.whole = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
-        # Columns are scaled by the root of the gram's diagonal, until the very end.
-        self.matrix = self.whole if self.weight is None else self.whole * self.weight
-        # Without it the search sees the diagonal alone, which is now the identity.
+        # Rows and columns are scaled by the roots of the Gram matrices' diagonals, until the very end.
+        self.matrix = self._scaled(self._scaled(self.whole, 1).T, 0).T
+        # Without them the search sees the diagonals alone, which are now identities.
         self.gram: NDArray[Any] | None = None
+        self.left_gram: NDArray[Any] | None = None
+        # What weighs the columns of each factor as (k, m) and (k, n): G^T and H, always the same two arrays.
+        self.beside: list[NDArray[Any] | None] = [None, None]
         self.target = self.matrix
         self.norm = self._norm(self.matrix)
         self.order = (0, 1) if m * k <= k * n else (1, 0)
@@ -68,6 +71,11 @@ class AlternatingState:
         self.warm: list[Any] = [None, None]
         self.values: list[Any] = self._start()
         self.masks: list[NDArray[np.bool_]] = []
+
+    def _scaled(self, x: NDArray[Any], side: int) -> NDArray[Any]:
+        """Return a matrix with the columns of one of the factors, in the variables of the search."""
+        weight = self.weights[side]
+        return x if weight is None else x * weight
 
     def _first_split(self) -> int:
         joint = self.problem.constraints
@@ -101,8 +109,7 @@ class AlternatingState:
         if problem.start is not None:
             left, right = problem.start
             right = right / right.dtype.type(self.unit)
-            right = right if self.weight is None else right * self.weight
-            return [xp.ascontiguousarray(left.T), xp.ascontiguousarray(right)]
+            return [xp.ascontiguousarray(self._scaled(left.T, 0)), xp.ascontiguousarray(self._scaled(right, 1))]
         small, large = self.order
         rows = self.matrix if large == 1 else self.matrix.T
         value = _spread(rows, k, problem.seed, self.backend)
@@ -146,20 +153,23 @@ class AlternatingState:
 
     def _objective(self, side: int) -> Quadratic:
         fixed = self.factor(1 - side)
-        weighted = fixed.conj()
-        if side == 1:
-            return Quadratic(weighted @ fixed.T, weighted @ self.target, self.gram)
-        if self.gram is not None:
-            weighted = weighted @ self.gram.T
-        return Quadratic(weighted @ fixed.T, weighted @ self.matrix.T)
+        turned, other = fixed.conj(), self.beside[1 - side]
+        weighted = turned if other is None else turned @ other.T
+        cross = turned @ (self.target if side == 1 else self.target.T)
+        return Quadratic(weighted @ fixed.T, cross, self.beside[side])
 
     def take_gram(self) -> None:
-        """From here on minimise the loss itself, with the gram in full."""
-        if self.weight is None or self.gram is not None:
+        """From here on minimise the loss itself, with the Gram matrices in full."""
+        if self.target is not self.matrix:
             return
-        gram = self.loss_gram / self.weight
-        gram /= self.weight[:, None]
-        self.gram, self.target = gram, self.matrix @ gram
+        self.left_gram, self.gram = (
+            None if gram is None or weight is None else unit_diagonal(gram, weight)
+            for gram, weight in zip(self.loss_grams, self.weights, strict=True)
+        )
+        if self.left_gram is None and self.gram is None:
+            return
+        self.beside = [None if self.left_gram is None else self.left_gram.T, self.gram]
+        self.target = weighed(self.matrix, self.left_gram, self.gram)
         self.norm = self._norm(self.matrix)
 
     def share_scale(self) -> NDArray[np.bool_] | None:
@@ -230,17 +240,18 @@ class AlternatingState:
         return self._norm(residual) / self.norm if self.norm else self._norm(residual)
 
     def _norm(self, x: NDArray[Any]) -> float:
-        if self.gram is None:
+        if self.gram is None and self.left_gram is None:
             return float(self.backend.xp.linalg.norm(x))
-        squared = float(self.backend.xp.vdot(x, x @ self.gram).real)
+        squared = float(self.backend.xp.vdot(x, weighed(x, self.left_gram, self.gram)).real)
         return math.sqrt(max(squared, 0.0))
 
     def leave_search(self) -> None:
         """Go from the search to the polish: keep the supports, and take the gram in full."""
-        right = getattr(self.warm[1], "right", None)
-        if right is not None:
-            floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
-            self.rank = int((right.values > floor).sum())
+        for side, state in enumerate(self.warm):
+            right = getattr(state, "right", None)
+            if right is not None:
+                floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
+                self.ranks[side] = int((right.values > floor).sum())
         self.values = [self.factor(side) for side in (0, 1)]
         for side, constraint in enumerate(self.constraints):
             state, value = self.warm[side], self.values[side]
@@ -276,6 +287,9 @@ class AlternatingState:
             error = reached
         return False
 
+    def _joint_fit(self) -> JointFit:
+        return JointFit(self.matrix, self.gram, self.values, self.masks, self.backend, self.left_gram)
+
     def polish(self, fits: int, exchanges: int) -> tuple[float, float, int, bool]:
         """Fit both factors together, exchange entries, and fit again.
 
@@ -288,7 +302,7 @@ class AlternatingState:
         settled : bool
             Whether the last fit stalled.
         """
-        fit = JointFit(self.matrix, self.gram, self.values, self.masks, self.backend)
+        fit = self._joint_fit()
         settled = fit.fit(fits, _FIT_ITERATIONS)
         fitted = self._relative(fit.loss)
         count = fit.exchange(self._choose, exchanges, _EXCHANGE_ITERATIONS) if fits else 0
@@ -309,7 +323,7 @@ class AlternatingState:
         """
         error, exchanged, handicap = self.error(), 0, 1.0
         for _ in range(rounds):
-            fit = JointFit(self.matrix, self.gram, self.values, self.masks, self.backend)
+            fit = self._joint_fit()
             masks, count = fit.better(self._choose, handicap)
             del fit
             if not count:
@@ -357,7 +371,7 @@ class AlternatingState:
                     taken, found, error = sentence, candidate, reached
         else:
             sets, shapes = self.problem.constraints, self.problem.shapes
-            simple = identity_start(self.matrix, sets, shapes, self.backend, self.gram)
+            simple = identity_start(self.matrix, sets, shapes, self.backend, self.gram, self.left_gram)
             if simple is not None:
                 self.values = [simple[0][0].T, simple[0][1]]
                 if self.error() < error:
@@ -368,12 +382,13 @@ class AlternatingState:
         return taken
 
     def balance(self) -> None:
-        """Undo the scales of the columns; share that of every rank-one term, and the unit, between the factors.
+        """Undo the scales of rows and columns; share that of every rank-one term, and the unit, between the factors.
 
         Shared scales are powers of two, which change no digit.
         """
-        if self.weight is not None:
-            self.values[1] = self.values[1] / self.weight
+        self.values = [
+            value if weight is None else value / weight for value, weight in zip(self.values, self.weights, strict=True)
+        ]
         left, right = (np.linalg.norm(value, axis=1) for value in self.values)
         both = (left > 0) & (right > 0)
         ratio = np.exp2(np.rint(np.log2(np.where(both, right, 1) / np.where(both, left, 1)) / 2)).astype(left.dtype)
@@ -384,13 +399,17 @@ class AlternatingState:
     def explain(self) -> str:
         """Say what the search did."""
         text = f"Alternated {self.iteration} times between the two factors."
-        if self.problem.gram is not None:
-            size = len(self.problem.gram)
-            dead = int((self.problem.gram.diagonal().real == 0).sum())
+        for gram, rank, name, what in (
+            (self.problem.gram, self.ranks[1], "gram", "inputs"),
+            (self.problem.left_gram, self.ranks[0], "left_gram", "outputs"),
+        ):
+            if gram is None:
+                continue
+            dead = int((gram.diagonal().real == 0).sum())
             if dead:
-                text += f" {dead} of {size} inputs are dead (a zero row of the gram)."
-            if self.rank is not None and self.rank < size:
-                text += f" The gram has rank {self.rank} of {size} to working precision."
+                text += f" {dead} of {len(gram)} {what} are dead (a zero row of the {name})."
+            if rank is not None and rank < len(gram):
+                text += f" The {name} has rank {rank} of {len(gram)} to working precision."
         joint = self.problem.constraints
         if isinstance(joint, DoubleSparse):
             how = "as asked" if joint.left_nnz is not None else "by marginal gain"
@@ -416,11 +435,3 @@ def _spread(rows: NDArray[Any], k: int, seed: int, backend: Backend) -> NDArray[
     mixed = backend.asarray(mixing.astype(rows.real.dtype)) @ rows
     spread: NDArray[Any] = backend.xp.concatenate([rows, mixed])
     return spread
-
-
-def _weights(gram: NDArray[Any]) -> NDArray[Any]:
-    """Return the root of the gram's diagonal, kept away from zero so that it can be divided by."""
-    diagonal = gram.diagonal().real
-    floor = 1e-8 * float(diagonal.mean()) if diagonal.size else 0.0
-    weights: NDArray[Any] = np.sqrt(np.maximum(diagonal, floor if floor > 0 else 1.0))
-    return weights

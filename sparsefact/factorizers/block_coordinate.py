@@ -17,7 +17,8 @@ from the matrix projected on one constraint, beside identities: the result is ne
 Block-diagonal, n of m, block-diagonal is the form that a matrix is pruned to, with the same floor, in "ARMOR:
 high-performance semi-structured pruning via adaptive matrix factorization", arXiv:2510.05528.
 
-Symbols: A matrix (m, n), F_j factors, L = F_1 .. F_{j-1}, R = F_{j+1} .. F_L, H gram (n, n).
+Symbols: A matrix (m, n), F_j factors, L = F_1 .. F_{j-1}, R = F_{j+1} .. F_L, H gram (n, n),
+G left_gram (m, m).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.low_rank import LowRank
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError
+from sparsefact.factorizers.grams import weighed
 from sparsefact.factorizers.identity_start import identity_start, product_of
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.minimizers.admm import ADMM
@@ -152,7 +154,9 @@ class _State:
         # Squares of what is larger or smaller than this could leave the range of float32.
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else largest
         self.matrix = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
-        self.gram = problem.gram
+        self.gram, self.left_gram = problem.gram, problem.left_gram
+        # One array for all solves: what is computed from it is kept as long as it is the same one.
+        self.turned_gram = None if self.left_gram is None else self.backend.xp.ascontiguousarray(self.left_gram.T)
         self.supports = [
             self.backend.asarray(each.mask(None)) if isinstance(each, (Support, KroneckerSupport)) else None
             for each in constraints
@@ -169,7 +173,9 @@ class _State:
             root = self.matrix.dtype.type(self.unit ** (1 / len(self.constraints)))
             given = [each.project(f / root) for each, f in zip(self.constraints, self.problem.start, strict=True)]
             return given, "It started from the given factors."
-        simple = identity_start(self.matrix, self.constraints, self.problem.shapes, self.backend, self.gram)
+        simple = identity_start(
+            self.matrix, self.constraints, self.problem.shapes, self.backend, self.gram, self.left_gram
+        )
         if simple is not None:
             return simple[0], f"It started from the matrix as factor {simple[1] + 1}, projected, beside identities."
         rng, factors = np.random.default_rng(self.problem.seed), []
@@ -182,7 +188,7 @@ class _State:
         return factors, "It started from random factors."
 
     def _loss(self, residual: NDArray[Any]) -> float:
-        weighted = residual if self.gram is None else residual @ self.gram
+        weighted = weighed(residual, self.left_gram, self.gram)
         return max(0.5 * float(np.vdot(residual, weighted).real), 0.0)
 
     @property
@@ -199,17 +205,16 @@ class _State:
     def _objective(self, place: int) -> Quadratic:
         """Return the quadratic of one factor; of the transposed one for the first, whose rows are independent."""
         before, after = product_of(self.factors[:place]), product_of(self.factors[place + 1 :])
+        target = weighed(self.matrix, self.left_gram, self.gram)
         if before is None:
             assert after is not None
-            weighted = after.conj() if self.gram is None else after.conj() @ self.gram.T
-            return Quadratic(weighted @ after.T, weighted @ self.matrix.T)
-        target = self.matrix if self.gram is None else self.matrix @ self.gram
-        cross = before.conj().T @ target
-        right = self.gram
+            curved = after.conj() @ weighed(after.T, None if self.gram is None else self.gram.T, None)
+            return Quadratic(curved, after.conj() @ target.T, self.turned_gram)
+        cross, right = before.conj().T @ target, self.gram
         if after is not None:
             cross = cross @ after.conj().T
-            right = (after if self.gram is None else after @ self.gram) @ after.conj().T
-        return Quadratic(before.conj().T @ before, cross, right)
+            right = weighed(after, None, self.gram) @ after.conj().T
+        return Quadratic(before.conj().T @ weighed(before, self.left_gram, None), cross, right)
 
     def solve(self, place: int, inner: Any) -> None:
         """Solve for one factor over its constraint, the others fixed."""

@@ -19,11 +19,12 @@ from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import values_on
 from sparsefact.constraints.low_rank import LowRank
 from sparsefact.constraints.support import Support
-from sparsefact.errors import ArgumentError, DtypeError, ShapeError
+from sparsefact.errors import ArgumentError, ShapeError
 from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
 from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
 from sparsefact.factorizers.cross import CrossApproximation
+from sparsefact.factorizers.grams import checked_gram, is_diagonal
 from sparsefact.factorizers.hierarchical import Hierarchical
 from sparsefact.factorizers.hierarchical_palm import HierarchicalPALM
 from sparsefact.factorizers.one_matrix import OneMatrix
@@ -35,17 +36,23 @@ from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.minimize import check_solver, precision_of
 from sparsefact.minimizers.protocol import Callback, Outcome, Solver
 from sparsefact.minimizers.reduced_rank import ReducedRank
-from sparsefact.objectives.quadratic import check_gram
 from sparsefact.products.csr_factor import CsrFactor
 from sparsefact.products.factorization import Factorization
 from sparsefact.products.factors import KroneckerFactor, moved, stored_values
-from sparsefact.products.sources import Source, as_source
+from sparsefact.products.sources import as_source
 
 __all__ = ["factorize"]
 
 _FIXED = (Support, KroneckerSupport)
 _PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD)
 _PRODUCTS = (*_PAIRS, Hierarchical, HierarchicalPALM, CrossApproximation, BlockCoordinateDescent, PALM)
+# These take the rows apart, so none may be coupled; the names are of solvers that take a left_gram.
+_ROWS_APART: dict[type, str] = {
+    AlternatingLeastSquares: "Alternating",
+    SubmatrixSVD: "Alternating",
+    Hierarchical: "PALM",
+    CrossApproximation: "PALM",
+}
 
 
 def factorize(
@@ -54,6 +61,7 @@ def factorize(
     solver: Solver | None = None,
     *,
     gram: Any = None,
+    left_gram: Any = None,
     inner: int | None = None,
     init: Any = None,
     device: str | None = None,
@@ -79,6 +87,10 @@ def factorize(
     gram : (n, n) array, optional
         Hermitian positive semi-definite, such as X^H X of calibration inputs: the loss is then
         ``tr((A - P) gram (A - P)^H)``; without it the Frobenius norm.
+    left_gram : (m, m) array, optional
+        The same for the rows, such as Y^H Y of the gradients at the outputs: ``tr(left_gram (A - P) gram (A - P)^H)``.
+        With or without `gram`; `Alternating`, `PALM`, `HierarchicalPALM`, `BlockCoordinateDescent` and the solvers of
+        one matrix take it.
     inner : int, optional
         The dimension between two factors, where the constraints do not say it; ``min(m, n)`` unless given.
     init : tuple of arrays or Factorization, optional
@@ -99,7 +111,7 @@ def factorize(
     Raises
     ------
     DtypeError, ShapeError, NonFiniteError
-        If `A`, `gram` or `init` are not finite floating matrices that fit.
+        If `A`, `gram`, `left_gram` or `init` are not finite floating matrices that fit.
     BudgetError, ArgumentError
         If the constraints cannot be met, or are not constraints.
     DeviceError
@@ -127,15 +139,20 @@ def factorize(
     check_int("seed", seed, 0)
     given = [] if source is not None else [matrix]
     starts = [stored_values(f) for f in init.factors] if isinstance(init, Factorization) else init
-    given += [x for x in (gram, *(starts if isinstance(starts, (tuple, list)) else ())) if x is not None]
+    given += [x for x in (gram, left_gram, *(starts if isinstance(starts, (tuple, list)) else ())) if x is not None]
     backend = get_backend(*given, device=device)
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     chain = constraints if isinstance(constraints, Chain) else None
-    checked_gram = _check_gram(gram, matrix)
+    weights = checked_gram("gram", gram, matrix), checked_gram("left_gram", left_gram, matrix)
     reason = ""
     if solver is None:
-        solver, reason = _choose(checked, checked_gram, chain)
+        solver, reason = _choose(checked, *weights, chain)
     _check_solver(solver, len(shapes), chain)
+    if left_gram is not None and type(solver) in _ROWS_APART:
+        raise ArgumentError(
+            f"left_gram is given, but {type(solver).__name__} does not weigh rows; pass "
+            f"solver=sparsefact.{_ROWS_APART[type(solver)]}(), or leave left_gram out"
+        )
     if source is not None and not isinstance(solver, (Hierarchical, CrossApproximation)):
         raise ArgumentError(
             f"A is a {source.kind}, which {solver!r} cannot read in parts; pass an array (A @ np.eye(n) of a "
@@ -147,10 +164,11 @@ def factorize(
             backend.asarray(matrix) if source is None else matrix,
             checked,
             shapes,
-            None if checked_gram is None else backend.asarray(checked_gram),
+            None if weights[0] is None else backend.asarray(weights[0]),
             backend,
             None if start is None else tuple(backend.asarray(factor) for factor in start),
             seed,
+            None if weights[1] is None else backend.asarray(weights[1]),
         )
         driven = solver if len(shapes) > 1 or isinstance(solver, _PRODUCTS) else OneMatrix(solver)
         finished = run(driven, problem, callback=callback, time_limit=time_limit)
@@ -163,7 +181,8 @@ def factorize(
     return Factorization(
         factors,
         target=None if source is not None or isinstance(solver, CrossApproximation) else matrix,
-        gram=checked_gram,
+        gram=weights[0],
+        left_gram=weights[1],
         error=outcome.error,
         status=outcome.status,
         history=finished.history,
@@ -189,7 +208,10 @@ def _reads_parts(solver: Any, constraints: Any) -> bool:
 
 
 def _choose(
-    constraints: tuple[Constraint, ...] | DoubleSparse, gram: NDArray[Any] | None, chain: Chain | None
+    constraints: tuple[Constraint, ...] | DoubleSparse,
+    gram: NDArray[Any] | None,
+    left_gram: NDArray[Any] | None,
+    chain: Chain | None,
 ) -> tuple[Solver, str]:
     """Return the solver for these constraints, and a sentence that says why."""
     if isinstance(constraints, DoubleSparse):
@@ -198,14 +220,15 @@ def _choose(
         if isinstance(constraints[0], LowRank):
             return ReducedRank(), "ReducedRank was chosen, since there is one factor, of low rank. "
         return ADMM(), "ADMM was chosen, since there is one factor. "
-    diagonal = gram is None or np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
+    diagonal = is_diagonal(gram) and left_gram is None
+    coupled = "there is a left_gram." if left_gram is not None else "the gram is not diagonal."
     supports = [constraint for constraint in constraints if isinstance(constraint, KroneckerSupport)]
     if chain is None and len(supports) == len(constraints) > 2:
         chain = Chain(supports)
     if chain is not None and (chain.is_chainable or chain.T.is_chainable) and diagonal:
         return Hierarchical(), "Hierarchical was chosen, since the chain is chainable. "
     if chain is not None and len(chain) > 2:
-        why = chain.obstacle() if diagonal else "the gram is not diagonal."
+        why = chain.obstacle() if diagonal else coupled
         return PALM(), f"PALM was chosen, since {why} "
     if any(isinstance(constraint, LowRank) for constraint in constraints):
         return BlockCoordinateDescent(), "BlockCoordinateDescent was chosen, since a factor is of low rank. "
@@ -213,8 +236,10 @@ def _choose(
         return PALM(), f"PALM was chosen, since there are {len(constraints)} factors. "
     if not all(isinstance(constraint, _FIXED) for constraint in constraints):
         return Alternating(), ""
+    if left_gram is not None:
+        return Alternating(), f"Alternating was chosen, since {coupled} "
     if not diagonal:
-        return AlternatingLeastSquares(), "AlternatingLeastSquares was chosen, since the gram is not diagonal. "
+        return AlternatingLeastSquares(), f"AlternatingLeastSquares was chosen, since {coupled} "
     answer = tractability(*constraints)
     if answer.tractable:
         return SubmatrixSVD(), f"SubmatrixSVD was chosen, since the supports are tractable ({answer.rule}). "
@@ -314,47 +339,6 @@ def _shapes(
     open_length = min(shape) if inner is None else inner
     filled = [open_length if length is None else length for length in lengths]
     return tuple(pairwise(filled))
-
-
-def _check_gram(gram: Any, matrix: NDArray[Any] | Source) -> NDArray[Any] | None:
-    if gram is None:
-        return None
-    checked = as_matrix("gram", gram)
-    n = matrix.shape[1]
-    if checked.shape != (n, n):
-        raise ShapeError(f"gram has shape {checked.shape}, but A has {n} columns; it must be ({n}, {n})")
-    check_gram("gram", checked if checked.dtype.itemsize > 2 else checked.astype(np.float32))
-    if not checked.any():
-        raise ArgumentError(
-            "gram is zero, so every factorization has the same loss; leave it out or pass X.conj().T @ X"
-        )
-    if checked.dtype.kind == "c" and matrix.dtype.kind != "c":
-        raise DtypeError(
-            f"gram has dtype {checked.dtype}, but A is real ({matrix.dtype}); "
-            f"cast A with A.astype({str(checked.dtype)!r})"
-        )
-    _check_semi_definite(checked)
-    cast: NDArray[Any] = checked.astype(matrix.dtype, copy=False)
-    return cast
-
-
-def _check_semi_definite(gram: NDArray[Any]) -> None:
-    """Refuse eigenvalues that are negative beyond rounding; a Cholesky factorization with a small shift sees them."""
-    xp = get_backend(gram).xp
-    wide = gram if gram.dtype.itemsize > 2 else gram.astype(np.float32)
-    shift = 10 * float(np.finfo(wide.dtype).eps) * float(wide.diagonal().real.sum())
-    shifted = wide.copy()
-    shifted.reshape(-1)[:: len(wide) + 1] += shift
-    try:
-        if bool(xp.isfinite(xp.linalg.cholesky(shifted).diagonal()).all()):
-            return
-    except np.linalg.LinAlgError:
-        pass
-    lowest = float(xp.linalg.eigvalsh(wide)[0])
-    if lowest < -shift:
-        raise ArgumentError(
-            f"gram has an eigenvalue of {lowest:.3g}; it must be positive semi-definite, like X.conj().T @ X"
-        )
 
 
 def _check_init(

@@ -17,6 +17,7 @@ Symbols: A matrix (m, n), F_l factors, E_l their constraints, R_l residuals, L f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -171,15 +172,14 @@ class _State:
         found: tuple[NDArray[Any], ...] = ()
         for level, residual in enumerate(self.residuals):
             near, pair = self._pair(rest, level, residual)
-            split = _split_solver(pair.constraints) if solver.split is None else solver.split
+            split = _split_solver(pair) if solver.split is None else solver.split
             first, second = _drive(split, pair)[0].value
             taken, rest = (first, second) if left else (second, first)
             found = (*found, taken) if left else (taken, *found)
             start = (*found, rest) if left else (rest, *found)
             sets = (*near, residual) if left else (residual, *near)
-            whole = FactorizationProblem(
-                problem.matrix, sets, tuple(f.shape for f in start), problem.gram, problem.backend, start, problem.seed
-            )
+            shapes = tuple(f.shape for f in start)
+            whole = dataclasses.replace(problem, constraints=sets, shapes=shapes, start=start)
             if level == last:
                 self._take(solver.palm, whole)
                 return
@@ -197,9 +197,12 @@ class _State:
         k = problem.shapes[place][1 if left else 0]
         shapes = ((rest.shape[0], k), (k, rest.shape[1]))
         pair = (near[-1], residual) if left else (residual, near[0])
-        # what is left of the columns of A is weighted as they are; the residual on the left has none of them
+        # what is left on the right has the columns of A, which are weighted as they are, and none of its rows
         gram = problem.gram if left or level == 0 else None
-        return near, FactorizationProblem(rest, pair, shapes, gram, problem.backend, None, problem.seed)
+        left_gram = problem.left_gram if not left or level == 0 else None
+        return near, FactorizationProblem(
+            rest, pair, shapes, gram, problem.backend, seed=problem.seed, left_gram=left_gram
+        )
 
     def _take(self, palm: PALM, problem: FactorizationProblem) -> None:
         """Run PALM over all factors, and keep what it finds if it is better."""
@@ -231,8 +234,10 @@ def _drive(solver: Any, problem: FactorizationProblem) -> tuple[Outcome, Any]:
     return solver.finish(problem, state), state
 
 
-def _split_solver(pair: Any) -> Any:
-    if all(isinstance(each, _FIXED) for each in pair):
+def _split_solver(problem: FactorizationProblem) -> Any:
+    assert isinstance(problem.constraints, tuple)
+    pair = problem.constraints
+    if problem.left_gram is None and all(isinstance(each, _FIXED) for each in pair):
         return AlternatingLeastSquares()
     return PALM() if any(isinstance(each, LowRank) for each in pair) else Alternating()
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint, Shape
 from sparsefact.constraints.low_rank import LowRank
+from sparsefact.factorizers.grams import weighed
 
 __all__ = ["identity_start", "lengths_of", "product_of"]
 
@@ -26,6 +27,7 @@ def identity_start(
     shapes: tuple[Shape, ...],
     backend: Backend,
     gram: NDArray[Any] | None = None,
+    left_gram: NDArray[Any] | None = None,
 ) -> tuple[Factors, int] | None:
     """Return the best product of one projected matrix and identities, and the place of the matrix in it.
 
@@ -36,8 +38,8 @@ def identity_start(
     shapes : tuple of (int, int)
         Of the factors.
     backend : Backend
-    gram : (n, n) array, optional
-        The weight of the loss; its diagonal weights the projection.
+    gram, left_gram : (n, n) and (m, m) arrays, optional
+        The weights of the loss; their diagonals weight the projection.
 
     Returns
     -------
@@ -58,13 +60,15 @@ def identity_start(
         whole = backend.xp.zeros(shape, dtype=matrix.dtype)
         whole[:rows, :cols] = matrix
         scores = None
-        if gram is not None and not isinstance(constraint, LowRank):
-            weights = backend.xp.zeros(shape[1], dtype=matrix.real.dtype)
-            weights[:cols] = abs(gram.diagonal().real) ** 0.5 if cols == gram.shape[0] else 1
-            scores = abs(whole) * weights
+        if (gram is not None or left_gram is not None) and not isinstance(constraint, LowRank):
+            scores = abs(whole)
+            if gram is not None:
+                scores[:, :cols] *= abs(gram.diagonal().real) ** 0.5
+            if left_gram is not None:
+                scores[:rows] *= abs(left_gram.diagonal().real[:, None]) ** 0.5
         projected = constraint.project(whole) if scores is None else constraint.project(whole, scores)
         missed = matrix - projected[:rows, :cols]
-        squared = float(np.vdot(missed, missed if gram is None else missed @ gram).real)
+        squared = float(np.vdot(missed, weighed(missed, left_gram, gram)).real)
         if squared < lowest:
             factors = [backend.xp.eye(*each, dtype=matrix.dtype) for each in shapes]
             factors[place] = projected

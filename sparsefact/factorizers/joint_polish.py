@@ -1,6 +1,6 @@
 """The polish that ends an alternating search: both factors fitted together on their supports, and entries exchanged.
 
-    f(X, Y) = 1/2 tr(R H R^H),   R = A - X^T Y,   X (k, m) and Y (k, n) zero off their masks
+    f(X, Y) = 1/2 tr(G R H R^H),   R = A - X^T Y,   X (k, m) and Y (k, n) zero off their masks
 
 **Fit.** A Levenberg-Marquardt step: R is linear in the two changes but for their product, so the step minimises a
 quadratic, by preconditioned conjugate gradients with the residual kept on the supports. Exact refits of one factor
@@ -14,7 +14,7 @@ factor that grows with every exchange that was refused.
 
 Every stage is measured by f itself and undone where f did not fall.
 
-Symbols: H gram (n, n), the identity when absent; D curvature; M mask; L damping relative to D.
+Symbols: H gram (n, n), G left_gram (m, m), identities when absent; D curvature; M mask; L damping relative to D.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
+from sparsefact.factorizers.grams import weighed
 from sparsefact.minimizers.exchange import HANDICAP
 
 __all__ = ["JointFit"]
@@ -51,12 +52,19 @@ class JointFit:
     values, masks : lists of two arrays, (k, m) and (k, n)
         Not modified.
     backend : Backend
+    left_gram : (m, m) array, optional
     """
 
     def __init__(
-        self, matrix: NDArray[Any], gram: NDArray[Any] | None, values: Pair, masks: Pair, backend: Backend
+        self,
+        matrix: NDArray[Any],
+        gram: NDArray[Any] | None,
+        values: Pair,
+        masks: Pair,
+        backend: Backend,
+        left_gram: NDArray[Any] | None = None,
     ) -> None:
-        self.matrix, self.gram, self.backend = matrix, gram, backend
+        self.matrix, self.gram, self.left_gram, self.backend = matrix, gram, left_gram, backend
         self.values, self.masks = list(values), list(masks)
         self.damping = 1e-3
         self._weighted: NDArray[Any] | None
@@ -64,21 +72,17 @@ class JointFit:
 
     @property
     def weighted(self) -> NDArray[Any]:
-        """R H at the present factors, computed again where `better` let it go."""
+        """G R H at the present factors, computed again where `better` let it go."""
         if self._weighted is None:
             self._weighted = self._measure(self.values)[1]
         return self._weighted
 
-    def _weigh(self, x: NDArray[Any]) -> NDArray[Any]:
-        weighted: NDArray[Any] = x if self.gram is None else x @ self.gram
-        return weighted
-
     def _measure(self, values: Pair) -> tuple[float, NDArray[Any]]:
-        """Return tr(R H R^H) and R H."""
+        """Return tr(G R H R^H) and G R H."""
         xp = self.backend.xp
         residual = values[0].T @ values[1]
         xp.subtract(self.matrix, residual, out=residual)
-        weighted = self._weigh(residual)
+        weighted = weighed(residual, self.left_gram, self.gram)
         (loss,) = self.backend.floats(xp.vdot(residual, weighted).real)
         return loss, weighted
 
@@ -91,8 +95,12 @@ class JointFit:
     def _curvatures(self) -> Pair:
         """Return the diagonal of the Hessian, as two arrays that broadcast to the factors' shapes."""
         left, right = self.values
-        own = (right.conj() * self._weigh(right)).real.sum(axis=1, keepdims=True)
-        other = (abs(left) ** 2).sum(axis=1, keepdims=True)
+        own = (right.conj() * weighed(right, None, self.gram)).real.sum(axis=1, keepdims=True)
+        if self.left_gram is None:
+            other = (abs(left) ** 2).sum(axis=1, keepdims=True)
+        else:
+            own = own * self.left_gram.diagonal().real[None, :]
+            other = (left * (left.conj() @ self.left_gram)).real.sum(axis=1, keepdims=True)
         return [own, other if self.gram is None else other * self.gram.diagonal().real[None, :]]
 
     def fit(self, steps: int, iterations: int, stalled: float = 5e-3) -> bool:
@@ -149,7 +157,7 @@ class JointFit:
         for iteration in range(iterations):
             image = direction[0].T @ right
             image += left.T @ direction[1]
-            image = self._weigh(image)
+            image = weighed(image, self.left_gram, self.gram)
             curved = [right.conj() @ image.T, left.conj() @ image]
             for each, mask, shift, along in zip(curved, self.masks, ridge, direction, strict=True):
                 each *= mask
@@ -198,6 +206,7 @@ class JointFit:
                 [value * mask for value, mask in zip(self.values, masks, strict=True)],
                 masks,
                 self.backend,
+                self.left_gram,
             )
             trial.damping = self.damping
             trial.fit(1, iterations)

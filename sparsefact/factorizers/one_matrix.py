@@ -1,11 +1,12 @@
 """One sparse matrix for a matrix, in a weighted norm: the bridge from `factorize` to the solvers of `minimize`.
 
-    minimise 1/2 tr((A - W) G (A - W)^H)   subject to   W in E
+    minimise 1/2 tr(L (A - W) G (A - W)^H)   subject to   W in E
 
-In B = W^H it is the quadratic with Gram matrix G and cross term G A^H over the transposed constraint. Without a gram
-the nearest matrix of the set is the projection of A on it, whatever the solver.
+In B = W^H it is the quadratic with the Gram matrices G and L and the cross term G A^H L over the transposed constraint;
+with L alone it is that of W itself. Without either the nearest matrix of the set is the projection of A on it, whatever
+the solver.
 
-Symbols: A matrix (m, n), G gram (n, n), B unknown (n, m).
+Symbols: A matrix (m, n), G gram (n, n), L left_gram (m, m), B unknown (n, m), or (m, n) with L alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sparsefact.factorizers.grams import weighed
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
 from sparsefact.objectives.quadratic import Quadratic
@@ -62,11 +64,13 @@ class OneMatrix:
         """Return the matrix as the only factor."""
         if state.local is None:
             (constraint,) = state.constraints
-            text = "Without a gram the nearest sparse matrix is the projection on the constraint."
+            text = "Without a Gram matrix the nearest sparse matrix is the projection on the constraint."
             return Outcome((constraint.project(problem.matrix),), Status.OPTIMAL, None, text)
         outcome: Outcome = self.solver.finish(state.local, state.inner)
-        text = f"{type(self.solver).__name__} chose the entries in the norm of the gram. {outcome.explanation}".strip()
-        return dataclasses.replace(outcome, value=(outcome.value.conj().T,), explanation=text)
+        text = f"{type(self.solver).__name__} chose the entries in the norm of the {state.norm}."
+        text = f"{text} {outcome.explanation}".strip()
+        value = outcome.value.conj().T if state.turned else outcome.value
+        return dataclasses.replace(outcome, value=(value,), explanation=text)
 
 
 class _State:
@@ -78,15 +82,24 @@ class _State:
         assert isinstance(problem.constraints, tuple)
         self.constraints = problem.constraints
         self.local: MinimizeProblem | None = None
-        if problem.gram is None:
+        # With a left_gram alone the columns of W itself are independent.
+        self.turned = problem.gram is not None
+        first, second = (problem.gram, problem.left_gram) if self.turned else (problem.left_gram, None)
+        self.norm = "gram" if problem.left_gram is None else "left_gram"
+        if first is None:
             return
-        xp = problem.backend.xp
-        target = xp.ascontiguousarray(problem.matrix.conj().T)
-        cross = problem.gram @ target
+        if second is not None:
+            self.norm = "two Gram matrices"
+        xp, turned = problem.backend.xp, self.turned
+        target = xp.ascontiguousarray(problem.matrix.conj().T) if turned else problem.matrix
+        cross = weighed(target, first, second)
         (self.energy,) = problem.backend.floats(xp.vdot(target, cross).real)
-        objective = Quadratic(problem.gram, cross, None, 0.5 * self.energy)
-        start = None if problem.start is None else problem.start[0].conj().T
-        self.local = MinimizeProblem(objective, problem.constraints[0].T, problem.backend, start, problem.seed)
+        objective = Quadratic(first, cross, second, 0.5 * self.energy)
+        start = None if problem.start is None else problem.start[0]
+        if start is not None and turned:
+            start = start.conj().T
+        constraint = problem.constraints[0].T if turned else problem.constraints[0]
+        self.local = MinimizeProblem(objective, constraint, problem.backend, start, problem.seed)
 
     def relative(self, objective: float) -> float | None:
         """Return the relative error in the loss at a value of the objective."""

@@ -3,7 +3,7 @@
 One sweep takes a projected gradient step for each factor in turn, with the others fixed. With P = L F R the product
 seen from one factor, E = A - P and the Lipschitz constant c of the gradient,
 
-    F <- projection of F + L^H E H R^H / c on its set,      c = ||L||^2 ||R H R^H||       (H the gram, or identity)
+    F <- projection of F + L^H G E H R^H / c on its set,    c = ||L^H G L|| ||R H R^H||    (G, H identities when absent)
 
 which minimises over the set a quadratic that lies above the loss. The constant comes from power iteration, from below,
 so every step is checked against that quadratic and repeated with a larger c where it fails: the loss never rises.
@@ -17,7 +17,8 @@ problems", Math. Program. 146 (2014); L. Le Magoarou, R. Gribonval, "Flexible mu
 matrices and applications", IEEE J. Sel. Top. Signal Process. 10 (2016) (for products of several sparse factors);
 T. Pock, S. Sabach, "Inertial proximal alternating linearized minimization", SIAM J. Imaging Sci. 9 (2016).
 
-Symbols: A matrix (m, n), F_j factors, L = F_1 .. F_{j-1}, R = F_{j+1} .. F_L, H gram (n, n).
+Symbols: A matrix (m, n), F_j factors, L = F_1 .. F_{j-1}, R = F_{j+1} .. F_L, E = A - product, H gram (n, n),
+G left_gram (m, m).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from sparsefact.constraints.low_rank import LowRank
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError
 from sparsefact.factorizers.divergence import describe, existence, is_diverging
+from sparsefact.factorizers.grams import weighed
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import Outcome, Report
@@ -174,7 +176,7 @@ class _State:
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else largest
         self.root = problem.matrix.dtype.type(self.unit ** (1 / len(self.sets)))
         self.matrix = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
-        self.gram = problem.gram
+        self.gram, self.left_gram = problem.gram, problem.left_gram
         self.norm = math.sqrt(2 * self._loss(self.matrix))
         given = problem.start if given is None else given
         self.note = "It started from the given factors." if given is not None else "It started from random factors."
@@ -219,7 +221,7 @@ class _State:
                 draw = np.eye(*shape) + draw / (2 * math.sqrt(max(shape)))
             factors.append(each.project(self.backend.asarray(draw.astype(dtype))))
         product = _chain(factors)
-        weighted = product if self.gram is None else product @ self.gram
+        weighted = self._weighted(product)
         size = float(np.vdot(product, weighted).real)
         inner = complex(np.vdot(weighted, self.matrix))
         if size > 0 and abs(inner) > 1e-3 * math.sqrt(size) * self.norm:
@@ -237,7 +239,7 @@ class _State:
         return _chain(self.factors)
 
     def _weighted(self, x: NDArray[Any]) -> NDArray[Any]:
-        return x if self.gram is None else x @ self.gram
+        return weighed(x, self.left_gram, self.gram)
 
     def _loss(self, residual: NDArray[Any]) -> float:
         return max(0.5 * float(np.vdot(residual, self._weighted(residual)).real), 0.0)
@@ -288,12 +290,9 @@ class _State:
             descent = before.conj().T @ descent
         if after is not None:
             descent = descent @ after.conj().T
-        curved = None if after is None else self._weighted(after) @ after.conj().T
-        if after is None and self.gram is not None:
-            curved = self.gram
-        outer, inner = self.backend.floats(
-            _largest_eigenvalue(None if before is None else before.conj().T @ before), _largest_eigenvalue(curved)
-        )
+        curved = self.gram if after is None else weighed(after, None, self.gram) @ after.conj().T
+        bent = self.left_gram if before is None else before.conj().T @ weighed(before, self.left_gram, None)
+        outer, inner = self.backend.floats(_largest_eigenvalue(bent), _largest_eigenvalue(curved))
         constant = 1.01 * outer * inner
         # What an earlier sweep had to learn about the constant is remembered, and slowly forgotten.
         constant = max(constant, 0.9 * self.constants[j])

@@ -33,6 +33,8 @@ class FactorizationProblem:
     start : tuple of arrays, optional
         Factors to start from.
     seed : int
+    left_gram : (m, m) array, optional
+        The same as `gram` for the rows: the loss is tr(left_gram (A - P) gram (A - P)^H).
     """
 
     matrix: Any
@@ -42,6 +44,7 @@ class FactorizationProblem:
     backend: Backend
     start: tuple[NDArray[Any], ...] | None = None
     seed: int = 0
+    left_gram: NDArray[Any] | None = None
 
 
 def diagonal_of(gram: NDArray[Any] | None, solver: str, other: str) -> NDArray[Any] | None:

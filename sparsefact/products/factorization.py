@@ -13,8 +13,9 @@ import numpy as np
 from sparsefact.backends.registry import device_of, get_backend
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.products import factors as _factors
+from sparsefact.products.explanation import explained, plural
 from sparsefact.products.plan import Direction, Plans
-from sparsefact.products.residual import Errors, as_gram, as_target, relative_errors
+from sparsefact.products.residual import Errors, as_grams, as_target, relative_errors
 
 if TYPE_CHECKING:
     import os
@@ -49,10 +50,12 @@ class Factorization:
         for; the errors are then computed once and the reference is dropped.
     gram : array of shape (n, n), optional
         Weight of the loss that was minimised, Hermitian positive semi-definite; kept as long as `target`.
+    left_gram : array of shape (m, m), optional
+        The same for the rows: the loss is then ``tr(left_gram (A - P) gram (A - P)^H)``.
     error : float, optional
         The relative error in the loss, when it is known already.
     frobenius_error : float, optional
-        The relative Frobenius error, when it is known already; taken to be `error` when there is no `gram`.
+        The relative Frobenius error, when it is known already; taken to be `error` when there is no Gram matrix.
     status : Status, optional
         How the solver ended.
     history : iterable, optional
@@ -128,6 +131,7 @@ class Factorization:
         *,
         target: Any = None,
         gram: Any = None,
+        left_gram: Any = None,
         error: float | None = None,
         frobenius_error: float | None = None,
         status: Status | None = None,
@@ -141,11 +145,12 @@ class Factorization:
         explanation: str = "",
     ) -> None:
         self._take(_factors.as_factors(factors))
-        if frobenius_error is None and gram is None:
+        if frobenius_error is None and gram is None and left_gram is None:
             frobenius_error = error
         self._errors = Errors(error, frobenius_error)
         if target is not None:
-            self._errors.pending = (as_target(target, self.shape), self._factors, as_gram(gram, self.shape[1]))
+            weights = as_grams(gram, left_gram, self.shape)
+            self._errors.pending = (as_target(target, self.shape), self._factors, *weights)
         self._status = status
         self._history = tuple(history)
         self._certificate = certificate
@@ -243,10 +248,10 @@ class Factorization:
 
     @property
     def error(self) -> float:
-        """The relative error in the loss that was minimised: gram-weighted when there was a gram.
+        """The relative error in the loss that was minimised: weighted by the Gram matrices that there were.
 
-        ``sqrt(tr((A - P) gram (A - P)^H) / tr(A gram A^H))`` from a float64 residual; 0/0 is 0. Computed on first
-        access when it is not known yet.
+        ``sqrt(tr(left_gram (A - P) gram (A - P)^H) / tr(left_gram A gram A^H))`` from a float64 residual; 0/0 is 0.
+        Computed on first access when it is not known yet.
 
         Raises
         ------
@@ -305,28 +310,28 @@ class Factorization:
         """The solver's own sentences, which `explain` quotes."""
         return self._explanation
 
-    def error_against(self, target: Any, gram: Any = None) -> float:
+    def error_against(self, target: Any, gram: Any = None, left_gram: Any = None) -> float:
         """Return the relative error of this product as an approximation of `target`.
 
         Parameters
         ----------
         target : array, scipy.sparse array, Factorization, LinearOperator or Entries, shape (m, n)
             The matrix to compare with; what is not an array is read in panels of rows.
-        gram : array of shape (n, n), optional
-            Weight of the loss, Hermitian positive semi-definite; without it the Frobenius norm is meant.
+        gram, left_gram : arrays of shapes (n, n) and (m, m), optional
+            Weights of the loss, Hermitian positive semi-definite; without them the Frobenius norm is meant.
 
         Returns
         -------
         float
-            ``sqrt(tr((A - P) gram (A - P)^H) / tr(A gram A^H))``, from a float64 residual that is formed in panels of
-            rows (at most 16 MB each); 0/0 is 0.
+            ``sqrt(tr(left_gram (A - P) gram (A - P)^H) / tr(left_gram A gram A^H))``, from a float64 residual that is
+            formed in panels of rows (at most 16 MB each), and held as a whole for a `left_gram`; 0/0 is 0.
 
         Raises
         ------
         ShapeError
-            `target` or `gram` has another shape.
+            `target`, `gram` or `left_gram` has another shape.
         NonFiniteError
-            `target` or `gram` holds NaN or infinity.
+            One of them holds NaN or infinity.
 
         Examples
         --------
@@ -335,22 +340,23 @@ class Factorization:
         >>> sf.Factorization([np.diag([3.0, 0.0])]).error_against(np.diag([3.0, 4.0]))
         0.8
         """
-        return self.errors_against(target, gram)[0]
+        return self.errors_against(target, gram, left_gram)[0]
 
-    def errors_against(self, target: Any, gram: Any = None) -> tuple[float, float]:
-        """Return the errors of `error_against` with the gram and without it, at the price of one.
+    def errors_against(self, target: Any, gram: Any = None, left_gram: Any = None) -> tuple[float, float]:
+        """Return the errors of `error_against` with the Gram matrices and without them, at the price of one.
 
         Parameters
         ----------
-        target, gram : arrays
+        target, gram, left_gram : arrays
             As for `error_against`.
 
         Returns
         -------
         error, frobenius_error : float
-            Equal when there is no gram.
+            Equal when there is no Gram matrix.
         """
-        return relative_errors(as_target(target, self.shape), self._factors, as_gram(gram, self.shape[1]))
+        weights = as_grams(gram, left_gram, self.shape)
+        return relative_errors(as_target(target, self.shape), self._factors, *weights)
 
     def known_errors(self) -> tuple[float | None, float | None]:
         """Return `error` and `frobenius_error`, with None for what is not known; a pending computation is done."""
@@ -363,40 +369,7 @@ class Factorization:
 
     def explain(self) -> str:
         """Return a few lines: what was solved, by which solver and why, and the numbers reached."""
-        m, n = self.shape
-        lines = [
-            f"{m}x{n} {self.dtype} matrix as a product of {_plural(len(self._factors), 'factor')}: " + self._parts()
-        ]
-        if self._constraint is not None:
-            lines.append(f"Constraint: {_text(self._constraint)}")
-        if self._solver is not None:
-            lines.append(f"Solver: {_text(self._solver)}")
-        if self._explanation:
-            lines.append(self._explanation)
-        reached = f"Reached: {self.nnz} stored entries, density {self.density:.3f}, {self.nbytes} bytes"
-        if self._errors.known("error"):
-            reached += f", relative error {self.error:.4g}"
-            if self._errors.known("frobenius_error") and self.frobenius_error != self.error:
-                reached += f" in the loss, {self.frobenius_error:.4g} in the Frobenius norm"
-        if self._seconds:
-            reached += f", in {self._seconds:.3g} s"
-        lines.append(reached + ".")
-        if self._status is not None:
-            lines.append(f"Status: {self._status.name}. {self._status.value}")
-        if self._certificate is not None:
-            said = getattr(self._certificate, "explain", None)
-            lines.append(f"Certificate: {_text(self._certificate) if said is None else said()}")
-        if self._evidence is not None:
-            said = getattr(self._evidence, "explain", None)
-            lines.append(f"Evidence: {_text(self._evidence) if said is None else said()}")
-        return "\n".join(lines)
-
-    def _parts(self) -> str:
-        def kind(factor: Factor) -> str:
-            dense = _factors.is_dense(factor)
-            return "dense" if dense else "Kronecker" if isinstance(factor, _factors.KroneckerFactor) else "CSR"
-
-        return " @ ".join(f"{f.shape[0]}x{f.shape[1]} {kind(f)} (nnz {_factors.factor_nnz(f)})" for f in self._factors)
+        return explained(self)
 
     @property
     def T(self) -> Factorization:
@@ -678,7 +651,7 @@ class Factorization:
     def __repr__(self) -> str:
         m, n = self.shape
         text = (
-            f"{m}x{n} {self.dtype}, {_plural(len(self._factors), 'factor')}, nnz={self.nnz}, density={self.density:.3f}"
+            f"{m}x{n} {self.dtype}, {plural(len(self._factors), 'factor')}, nnz={self.nnz}, density={self.density:.3f}"
         )
         if self.device != "cpu":
             text += f", on {self.device}"
@@ -714,11 +687,3 @@ def _as_operand(x: Any, dtype: np.dtype[Any]) -> NDArray[Any] | None:
         array = array.astype(np.float32)
     cast: NDArray[Any] = array.astype(np.result_type(dtype, array.dtype), copy=False)
     return cast
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

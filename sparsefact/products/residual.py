@@ -1,6 +1,9 @@
 """How far a product is from its target, measured in float64 one panel of rows at a time.
 
-Symbols: A the target, P the product, R = A - P, G the gram (n x n, Hermitian positive semi-definite).
+A Gram matrix on the left couples all rows, so with one the residual is held as a whole, also in float64.
+
+Symbols: A the target, P the product, R = A - P, G the gram (n x n), L the left_gram (m x m), both Hermitian positive
+semi-definite.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ _SMALLEST_PANEL, _LARGEST_PANEL = 1 << 20, 1 << 24  # bytes
 _DENSE_ENOUGH = 0.1
 
 
-def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) -> tuple[float, float]:
+def relative_errors(
+    target: Any, factors: tuple[Factor, ...], gram: Any = None, left_gram: Any = None
+) -> tuple[float, float]:
     """Return the relative error in the loss and in the Frobenius norm, measured on the host.
 
     Parameters
@@ -34,32 +39,34 @@ def relative_errors(target: Any, factors: tuple[Factor, ...], gram: Any = None) 
         What the product stands for.
     factors : tuple of factors
         The product, left to right, of shape (m, n).
-    gram : array of shape (n, n), optional
-        Hermitian positive semi-definite weight of the loss.
+    gram, left_gram : arrays of shapes (n, n) and (m, m), optional
+        Hermitian positive semi-definite weights of the loss.
 
     Returns
     -------
     error, frobenius_error : float
-        ``sqrt(tr(R G R^H) / tr(A G A^H))``, and the same with the identity for G. 0/0 is 0, and anything else
+        ``sqrt(tr(L R G R^H) / tr(L A G A^H))``, and the same with identities for L and G. 0/0 is 0, and anything else
         over 0 is infinity.
 
     Raises
     ------
     NonFiniteError
-        The target or the gram holds NaN or infinity.
+        The target or a Gram matrix holds NaN or infinity.
     """
-    target, factors, gram = (_on_host(each) for each in (target, factors, gram))
+    target, factors, gram, left_gram = (_on_host(each) for each in (target, factors, gram, left_gram))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        sums = _sums(target, factors, gram, 1.0)
+        sums = _sums(target, factors, gram, left_gram, 1.0)
         largest = 1.0
         if not all(1e-280 < s < math.inf for s in sums):
             # Squares left the range of float64 (or a norm is zero): the quotients do not depend on the target's scale.
             largest = _largest(target)
             if largest > 0.0 and math.isfinite(largest):
                 # The reciprocal of a subnormal number would overflow.
-                sums = _sums(target, factors, gram, max(largest, 1e-300))
+                sums = _sums(target, factors, gram, left_gram, max(largest, 1e-300))
     if not math.isfinite(largest) or any(math.isnan(s) for s in sums):
-        raise NonFiniteError("the target or gram holds NaN or infinity; the error is defined for finite numbers only")
+        raise NonFiniteError(
+            "the target, gram or left_gram holds NaN or infinity; the error is defined for finite numbers only"
+        )
     residual, norm, weighted_residual, weighted_norm = sums
     return _quotient(weighted_residual, weighted_norm), _quotient(residual, norm)
 
@@ -70,20 +77,40 @@ def _quotient(residual: float, norm: float) -> float:
     return 0.0 if residual <= 0.0 else math.inf
 
 
-def _sums(target: Any, factors: tuple[Factor, ...], gram: Any, scale: float) -> tuple[float, float, float, float]:
-    """Return ||R||^2, ||A||^2, tr(R G R^H) and tr(A G A^H), all over scale^2."""
+def _sums(
+    target: Any, factors: tuple[Factor, ...], gram: Any, left_gram: Any, scale: float
+) -> tuple[float, float, float, float]:
+    """Return ||R||^2, ||A||^2, tr(L R G R^H) and tr(L A G A^H), all over scale^2."""
     totals = np.zeros(4)
+    whole: NDArray[Any] | None = None
     for rows in panels(target, factors):
         a, p = rows_of(target, rows), rows_of(factors, rows)
         if scale != 1.0:
             a, p = a / scale, p / scale
         r = a - p
         totals[:2] += _square(r), _square(a)
-        if gram is None:
+        if left_gram is not None:
+            if whole is None:
+                whole = np.empty((2, left_gram.shape[0], r.shape[1]), dtype=r.dtype)
+            whole[0, rows], whole[1, rows] = r, a
+        elif gram is None:
             totals[2:] = totals[:2]
         else:
             totals[2:] += _square(r, gram), _square(a, gram)
+    if whole is not None:
+        totals[2:] = [_two_sided_square(x, left_gram, gram) for x in whole]
     return float(totals[0]), float(totals[1]), float(totals[2]), float(totals[3])
+
+
+def _two_sided_square(x: NDArray[Any], left_gram: Any, gram: Any) -> float:
+    """Return tr(L X G X^H), with the identity for G when there is none, one panel of rows of L X at a time."""
+    height = max(1, _LARGEST_PANEL // (8 * max(1, *x.shape)))
+    total = 0.0
+    for start in range(0, x.shape[0], height):
+        rows = slice(start, start + height)
+        weighted = rows_of(left_gram, rows) @ x
+        total += float(np.vdot(x[rows], weighted if gram is None else _times(weighted, gram)).real)
+    return total
 
 
 def _largest(target: Any) -> float:
@@ -163,7 +190,7 @@ class Errors:
     def __init__(self, error: float | None, frobenius_error: float | None) -> None:
         self.error = _checked(error, "error")
         self.frobenius_error = _checked(frobenius_error, "frobenius_error")
-        self.pending: tuple[Any, tuple[Factor, ...], Any] | None = None
+        self.pending: tuple[Any, tuple[Factor, ...], Any, Any] | None = None
 
     def settle(self) -> None:
         """Compute what is pending, and let go of the target."""
@@ -176,10 +203,6 @@ class Errors:
             self.frobenius_error = frobenius_error if self.frobenius_error is None else self.frobenius_error
         self.pending = None
 
-    def known(self, which: str) -> bool:
-        """Return whether an error is known or can be computed."""
-        return self.pending is not None or getattr(self, which) is not None
-
     def get(self, which: str) -> float:
         """Return ``error`` or ``frobenius_error``, computed if need be."""
         if getattr(self, which) is None:
@@ -188,7 +211,7 @@ class Errors:
         if value is None:
             raise ArgumentError(
                 f"{which} is not known, because this Factorization was made without a target matrix A; "
-                "call error_against(A), with gram=... for a weighted error"
+                "call error_against(A), with gram=... or left_gram=... for a weighted error"
             )
         return value
 
@@ -218,14 +241,19 @@ def as_target(target: Any, shape: tuple[int, int]) -> Any:
     return result
 
 
-def as_gram(gram: Any, n: int) -> Any:
-    """Return a gram of the right shape."""
-    if gram is None:
-        return None
-    result = gram.tocsr() if is_sparse(gram) else as_array(gram)
-    if result.shape != (n, n):
-        raise ShapeError(f"gram has shape {result.shape}; a product with {n} columns needs shape ({n}, {n})")
-    return result
+def as_grams(gram: Any, left_gram: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Return the Gram matrices of the two sides of a product of this shape, or refuse one of another shape."""
+    found = []
+    for name, given, length, side in (("gram", gram, shape[1], "columns"), ("left_gram", left_gram, shape[0], "rows")):
+        result = given
+        if given is not None:
+            result = given.tocsr() if is_sparse(given) else as_array(given)
+            if result.shape != (length, length):
+                raise ShapeError(
+                    f"{name} has shape {result.shape}; a product with {length} {side} needs shape ({length}, {length})"
+                )
+        found.append(result)
+    return found[0], found[1]
 
 
 def _checked(value: float | None, name: str) -> float | None:

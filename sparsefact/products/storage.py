@@ -56,6 +56,7 @@ def pack(
     dtype: str | None = None,
     target: Any = None,
     gram: Any = None,
+    left_gram: Any = None,
     source_sha256: str | None = None,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return a product as tensors to write and the record that describes them.
@@ -69,8 +70,8 @@ def pack(
     dtype : str, optional
         Storage type of the values: ``"F16"``, ``"BF16"``, ``"F32"``, ``"F64"``, or ``"C64"``, ``"C128"`` for complex
         factors. By default the factors' own, which keeps every bit.
-    target, gram : arrays, optional
-        The matrix that the product stands for and the weight of its loss: when rounding to `dtype` changes a value,
+    target, gram, left_gram : arrays, optional
+        The matrix that the product stands for and the weights of its loss: when rounding to `dtype` changes a value,
         the recorded errors are measured anew against them, and without them recorded as unknown.
     source_sha256 : str, optional
         SHA-256 of the bytes of the matrix that was factorized.
@@ -96,7 +97,7 @@ def pack(
     if code not in CODES:
         raise ArgumentError(f"dtype is {code!r}; factors are stored as one of {', '.join(CODES)}")
     rounded = _rounded(F, code)
-    error, frobenius_error = _recorded_errors(F, rounded, target, gram)
+    error, frobenius_error = _recorded_errors(F, rounded, target, gram, left_gram)
     tensors: dict[str, NDArray[Any]] = {}
     entries = []
     for j, factor in enumerate(rounded.factors):
@@ -136,12 +137,12 @@ def _rounded(F: Factorization, code: str) -> Factorization:
 
 
 def _recorded_errors(
-    F: Factorization, rounded: Factorization, target: Any, gram: Any
+    F: Factorization, rounded: Factorization, target: Any, gram: Any, left_gram: Any
 ) -> tuple[float | None, float | None]:
     if target is None:
         errors = F.known_errors() if rounded is F else (None, None)
     else:
-        errors = rounded.errors_against(target, gram)
+        errors = rounded.errors_against(target, gram, left_gram)
     # JSON has no infinity.
     error, frobenius_error = (e if e is not None and math.isfinite(e) else None for e in errors)
     return error, frobenius_error
