@@ -13,6 +13,7 @@ import matplotlib
 import sparsefact as sf
 from benchmarks.record import RESULTS, load
 from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
+from benchmarks.tables import NAMES
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
@@ -130,12 +131,64 @@ def ablation(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure
     return figure
 
 
+def error_density(document: dict[str, Any] | None = None) -> matplotlib.figure.Figure:
+    """Return the errors of every form against the density, a column for each layer, without and with a gram."""
+    from matplotlib import pyplot, ticker
+
+    rows = (load("error_density") if document is None else document)["results"]["rows"]
+    matrices = list(dict.fromkeys(row["matrix"] for row in rows))
+    styles: dict[str, dict[str, Any]] = {
+        "two sparse": {"color": "#0072B2", "linewidth": 2.2, "marker": "o", "markersize": 4},
+        "sparse + low rank": {"color": "#009E73", "marker": "D", "markersize": 4},
+        "one sparse": {"color": "#D55E00", "marker": "s", "markersize": 4},
+        "SVD": {"color": "#555555", "linestyle": "--", "marker": "^", "markersize": 4},
+        "chain": {"color": "#CC79A7", "linestyle": ":", "marker": "v", "markersize": 4},
+    }
+    labels = {
+        "two sparse": "two sparse matrices",
+        "sparse + low rank": "sparse plus low rank",
+        "one sparse": "one sparse matrix",
+        "SVD": "two dense factors (SVD)",
+        "chain": "chain of blocks",
+    }
+    figure, grid = pyplot.subplots(
+        2,
+        len(matrices),
+        figsize=(3 + 2 * len(matrices), 5.6),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for weighted, line in zip((False, True), grid, strict=True):
+        for matrix, axes in zip(matrices, line, strict=True):
+            for form, style in styles.items():
+                points = sorted(
+                    (row["density"], row["error"])
+                    for row in rows
+                    if (row["matrix"], row["gram"], row["form"]) == (matrix, weighted, form)
+                )
+                axes.plot(*zip(*points, strict=True), label=labels[form], **style)
+            axes.set(yscale="log")
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+            axes.grid(alpha=0.3, linewidth=0.5)
+        line[0].set_ylabel(f"relative error{', calibrated' if weighted else ''}")
+    for matrix, top, bottom in zip(matrices, *grid, strict=True):
+        top.set_title(NAMES.get(matrix, matrix), fontsize=10)
+        bottom.set(xlabel="density", xlim=(0, None))
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
 def main() -> None:
     """Write every picture, with the same bytes each time."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "sparsefact"
     PICTURES.mkdir(exist_ok=True)
-    makers = [butterfly_supports, products_roofline, *([ablation] if (RESULTS / "ablation.json").exists() else [])]
+    measured = [make for make in (ablation, error_density) if (RESULTS / f"{make.__name__}.json").exists()]
+    makers = [butterfly_supports, products_roofline, *measured]
     pictures = {make.__name__: make() for make in makers} | reproductions()
     for name, figure in pictures.items():
         figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})

@@ -546,6 +546,54 @@ def data_aware() -> str:
     return "\n".join(lines)
 
 
+def error_density(document: dict[str, Any] | None = None) -> str:
+    """Return the errors of every form at three densities, a table without and one with calibration data."""
+    document = load("error_density") if document is None else document
+    rows = document["results"]["rows"]
+    forms = {
+        "SVD": "two dense (SVD)",
+        "chain": "chain of blocks",
+        "one sparse": "one sparse",
+        "published sum": "sparse plus low rank, published",
+        "sparse + low rank": "sparse plus low rank",
+        "two sparse": "two sparse",
+    }
+    lines = []
+    for weighted, title in ((False, "Without calibration data:"), (True, "In the loss of calibration data:")):
+        lines += [title, "", f"| matrix | density | {' | '.join(forms.values())} |", "|---" * (2 + len(forms)) + "|"]
+        cells: dict[tuple[str, float], dict[str, float]] = {}
+        for row in rows:
+            if row["gram"] is weighted and row["density"] in (0.1, 0.3, 0.5):
+                cells.setdefault((row["matrix"], row["density"]), {})[row["form"]] = row["error"]
+        for (matrix, density), errors in cells.items():
+            lowest = min(errors.values())
+            texts = (f"**{errors[f]:.4f}**" if errors[f] == lowest else f"{errors[f]:.4f}" for f in forms)
+            lines.append(f"| {NAMES.get(matrix, matrix)} | {density} | {' | '.join(texts)} |")
+        lines.append("")
+    effort = document["results"]["effort"]
+    return "\n".join([*lines, f"Two sparse matrices with `effort={effort!r}`."])
+
+
+def growth(document: dict[str, Any] | None = None) -> str:
+    """Return time, memory and error of double sparse factorization by size."""
+    document = load("growth") if document is None else document
+    lines = [
+        "| size | effort | with a gram | error | seconds | MiB above the input | the same in matrices |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in document["results"]["rows"]:
+        above = row["peak_bytes"] - row["bytes_before"]
+        lines.append(
+            f"| {row['size']} | {row['effort']} | {'yes' if row['gram'] else 'no'} | {row['error']:.4f} "
+            f"| {row['seconds']:.0f} | {above / 2**20:.0f} | {above / row['matrix_bytes']:.1f} |"
+        )
+    machine = document["environment"]
+    asked = machine["threads"]["OPENBLAS_NUM_THREADS"]
+    threads = {None: "all BLAS threads", "1": "one BLAS thread"}.get(asked, f"{asked} BLAS threads")
+    lines += ["", f"Density 0.3, float32, on an {machine['cpu']}, {machine['cores']} cores, {threads}."]
+    return "\n".join(lines)
+
+
 TABLES = {
     "README.md": {"double_sparse": lambda: double_sparse((0.5, 0.3, 0.2))},
     "docs/butterfly.md": {
@@ -553,7 +601,12 @@ TABLES = {
         "butterfly_orders": butterfly_orders,
         "butterfly_accuracy": butterfly_accuracy,
     },
-    "docs/double_sparse.md": {"data_aware": data_aware, "ablation": ablation},
+    "docs/double_sparse.md": {
+        "data_aware": data_aware,
+        "error_density": error_density,
+        "growth": growth,
+        "ablation": ablation,
+    },
     "docs/fixed_support.md": {"fixed_support": fixed_support},
     "docs/products.md": {
         "products": products,
