@@ -14,8 +14,10 @@ import sparsefact as sf
 from benchmarks import demo_matrix
 from benchmarks.record import RESULTS, load
 from benchmarks.reproduce import block_digits, digits_dwf, group_lasso_simulation, iris, matching_pursuit
+from benchmarks.tables_double_sparse import NAMES
 from sparsefact.report import figures
-from sparsefact.report.style import new_figure, save, styled
+from sparsefact.report.curves import draw_curves
+from sparsefact.report.style import dressed, new_figure, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,6 +149,47 @@ def ablation(document: dict[str, Any] | None = None) -> Figure:
     return figure
 
 
+FORMS = {
+    "two sparse": "two sparse matrices",
+    "sparse + low rank": "sparse plus low rank",
+    "one sparse": "one sparse matrix",
+    "SVD": "two dense factors (SVD)",
+    "chain": "chain of blocks",
+}
+
+
+def error_density(document: dict[str, Any] | None = None) -> Figure:
+    """Return the errors of every form against the density, a column for each layer, without and with a gram."""
+    from matplotlib import ticker
+
+    rows = (load("error_density") if document is None else document)["results"]["rows"]
+    matrices = list(dict.fromkeys(row["matrix"] for row in rows))
+    figure = new_figure(3 + 2 * len(matrices), 5.6)
+    grid = figure.subplots(2, len(matrices), sharex=True, sharey="row", squeeze=False)
+    for weighted, line in zip((False, True), grid, strict=True):
+        for matrix, axes in zip(matrices, line, strict=True):
+            curves = {
+                name: sorted(
+                    (row["density"], row["error"])
+                    for row in rows
+                    if (row["matrix"], row["gram"], row["form"]) == (matrix, weighted, form)
+                )
+                for form, name in FORMS.items()
+            }
+            draw_curves(axes, curves, first=True)
+            dressed(axes).get_legend().remove()
+            axes.set(yscale="log", xlim=(0, None))
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        line[0].set_ylabel(f"relative error{', calibrated' if weighted else ''}")
+    for matrix, top, bottom in zip(matrices, *grid, strict=True):
+        top.set_title(NAMES.get(matrix, matrix), fontsize=10)
+        bottom.set_xlabel("density")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
 def main() -> None:
     """Write every picture."""
     makers = [
@@ -156,7 +199,7 @@ def main() -> None:
         butterfly_certificate,
         butterfly_supports,
         products_roofline,
-        *([ablation] if (RESULTS / "ablation.json").exists() else []),
+        *(make for make in (ablation, error_density) if (RESULTS / f"{make.__name__}.json").exists()),
     ]
     PICTURES.mkdir(exist_ok=True)
     with styled():

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from sparsefact.constraints.kronecker_support import KroneckerSupport
     from sparsefact.constraints.low_rank import LowRank
     from sparsefact.constraints.n_of_m import NOfM
+    from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank, sparse_plus_low_rank
     from sparsefact.constraints.support import Support
     from sparsefact.constraints.top_k import TopK
     from sparsefact.factorizers.als import AlternatingLeastSquares
     from sparsefact.factorizers.alternating import Alternating
+    from sparsefact.factorizers.alternating_sum import AlternatingSum
     from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
     from sparsefact.factorizers.butterfly_permutations import butterfly_with_permutations
     from sparsefact.factorizers.cross import CrossApproximation
@@ -68,6 +70,7 @@ _HOME = {
     "ADMM": "sparsefact.minimizers.admm",
     "Alternating": "sparsefact.factorizers.alternating",
     "AlternatingLeastSquares": "sparsefact.factorizers.als",
+    "AlternatingSum": "sparsefact.factorizers.alternating_sum",
     "BlockCoordinateDescent": "sparsefact.factorizers.block_coordinate",
     "BlockTopK": "sparsefact.constraints.block_top_k",
     "Certificate": "sparsefact.analysis.certificates",
@@ -102,6 +105,7 @@ _HOME = {
     "ReducedRank": "sparsefact.minimizers.reduced_rank",
     "SequentialAttention": "sparsefact.minimizers.sequential_attention",
     "Solution": "sparsefact.minimizers.minimize",
+    "SparsePlusLowRank": "sparsefact.constraints.sparse_plus_low_rank",
     "Status": "sparsefact.products.status",
     "SubmatrixSVD": "sparsefact.factorizers.submatrix_svd",
     "Support": "sparsefact.constraints.support",
@@ -119,6 +123,7 @@ _HOME = {
     "probe_landscape": "sparsefact.factorizers.probe_landscape",
     "regularization_path": "sparsefact.minimizers.regularization_path",
     "relu_training_wellposed": "sparsefact.analysis.relu",
+    "sparse_plus_low_rank": "sparsefact.constraints.sparse_plus_low_rank",
     "tractability": "sparsefact.analysis.tractability",
 }
 
@@ -129,6 +134,7 @@ __all__ = [
     "PALM",
     "Alternating",
     "AlternatingLeastSquares",
+    "AlternatingSum",
     "BlockCoordinateDescent",
     "BlockTopK",
     "Certificate",
@@ -161,6 +167,7 @@ __all__ = [
     "ReducedRank",
     "SequentialAttention",
     "Solution",
+    "SparsePlusLowRank",
     "Status",
     "SubmatrixSVD",
     "Support",
@@ -179,6 +186,7 @@ __all__ = [
     "probe_landscape",
     "regularization_path",
     "relu_training_wellposed",
+    "sparse_plus_low_rank",
     "tractability",
     "transforms",
 ]

@@ -12,7 +12,7 @@ from sparsefact.backends.registry import get_backend
 from sparsefact.constraints.base import Shape, as_matrix, check_int, check_shape, is_sparse, two_dimensional
 from sparsefact.errors import ArgumentError, BudgetError
 
-__all__ = ["LowRank"]
+__all__ = ["LowRank", "rank_of"]
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,20 @@ class LowRank:
         Singular values count when they exceed ``4 max(m, n) eps`` times the largest; NaN is in no set.
         """
         matrix = two_dimensional(x)
-        shape = (int(matrix.shape[0]), int(matrix.shape[1]))
-        self._check(shape)
-        array = np.asarray(matrix.toarray() if is_sparse(matrix) else matrix)
-        if array.dtype.kind not in "fc":
-            array = array.astype(np.float64)
-        eps = 2.0**-7 if array.dtype.itemsize == 2 else float(np.finfo(array.dtype).eps)
-        wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-        if not np.isfinite(wide).all():
-            return False
-        values = np.linalg.svd(wide, compute_uv=False)
-        return bool(np.count_nonzero(values > 4 * max(shape) * eps * values[0]) <= self.r)
+        self._check((int(matrix.shape[0]), int(matrix.shape[1])))
+        found = rank_of(matrix)
+        return found is not None and found <= self.r
+
+
+def rank_of(x: Any) -> int | None:
+    """Return the rank of a dense or scipy.sparse matrix up to the rounding of its type; None where it is not finite."""
+    matrix = two_dimensional(x)
+    array = np.asarray(matrix.toarray() if is_sparse(matrix) else matrix)
+    if array.dtype.kind not in "fc":
+        array = array.astype(np.float64)
+    eps = 2.0**-7 if array.dtype.itemsize == 2 else float(np.finfo(array.dtype).eps)
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    if not np.isfinite(wide).all():
+        return None
+    values = np.linalg.svd(wide, compute_uv=False)
+    return int(np.count_nonzero(values > 4 * max(array.shape) * eps * values[0]))

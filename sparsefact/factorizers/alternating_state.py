@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
+from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
 from sparsefact.factorizers.grams import damped, diagonal_roots, unit_diagonal, weighed
 from sparsefact.factorizers.identity_start import identity_start
 from sparsefact.factorizers.joint_polish import JointFit
@@ -95,6 +96,7 @@ class AlternatingState:
 
     def _constraints(self) -> tuple[Constraint, Constraint]:
         joint = self.problem.constraints
+        assert not isinstance(joint, SparsePlusLowRank)  # which is for another solver
         left, right = joint.split(self.left_nnz) if isinstance(joint, DoubleSparse) else joint
         return left.T, right
 
@@ -369,7 +371,7 @@ class AlternatingState:
                 reached = self.error()
                 if reached < error:
                     taken, found, error = sentence, candidate, reached
-        else:
+        elif isinstance(self.problem.constraints, tuple):
             sets, shapes = self.problem.constraints, self.problem.shapes
             simple = identity_start(self.matrix, sets, shapes, self.backend, self.gram, self.left_gram)
             if simple is not None:

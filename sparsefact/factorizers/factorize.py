@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.constraints.kronecker_support import KroneckerSupport
 from sparsefact.constraints.kronecker_values import values_on
 from sparsefact.constraints.low_rank import LowRank
+from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
 from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, ShapeError
 from sparsefact.factorizers.als import AlternatingLeastSquares
 from sparsefact.factorizers.alternating import Alternating
+from sparsefact.factorizers.alternating_sum import AlternatingSum
 from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
 from sparsefact.factorizers.cross import CrossApproximation
 from sparsefact.factorizers.grams import checked_gram, is_diagonal
@@ -43,8 +45,10 @@ from sparsefact.products.sources import as_source
 
 __all__ = ["factorize"]
 
+_Checked: TypeAlias = tuple[Constraint, ...] | DoubleSparse | SparsePlusLowRank
+
 _FIXED = (Support, KroneckerSupport)
-_PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD)
+_PAIRS = (Alternating, AlternatingLeastSquares, SubmatrixSVD, AlternatingSum)
 _PRODUCTS = (*_PAIRS, Hierarchical, HierarchicalPALM, CrossApproximation, BlockCoordinateDescent, PALM)
 # These take the rows apart, so none may be coupled; the names are of solvers that take a left_gram.
 _ROWS_APART: dict[type, str] = {
@@ -76,9 +80,10 @@ def factorize(
     A : (m, n) array, LinearOperator or Entries
         float32, float64, complex64 or complex128; float16 and bfloat16 are computed in float32. Not modified. What is
         not an array, and a memory-mapped one, is read in parts by `Hierarchical` and `CrossApproximation`.
-    constraints : DoubleSparse, Chain or tuple of constraints
+    constraints : DoubleSparse, SparsePlusLowRank, Chain or tuple of constraints
         What may be nonzero: ``sf.double_sparse(A.shape, density)`` for one joint budget, a chain of Kronecker supports
-        such as ``sf.Chain.butterfly(n)``, or a constraint per factor; one alone for one sparse matrix.
+        such as ``sf.Chain.butterfly(n)``, or a constraint per factor; one alone for one sparse matrix;
+        ``sf.sparse_plus_low_rank(A.shape, density)`` for a sum, which comes as a product of one or two factors.
     solver : Solver, optional
         Unless given: `Hierarchical` for a chainable chain, `SubmatrixSVD` for two fixed supports that are tractable,
         `AlternatingLeastSquares` for two that are not known to be, `BlockCoordinateDescent` where a factor is of low
@@ -153,6 +158,8 @@ def factorize(
             f"left_gram is given, but {type(solver).__name__} does not weigh rows; pass "
             f"solver=sparsefact.{_ROWS_APART[type(solver)]}(), or leave left_gram out"
         )
+    if isinstance(checked, SparsePlusLowRank) and not isinstance(solver, AlternatingSum):
+        raise ArgumentError(f"solver={solver!r} finds no sum; use sparsefact.AlternatingSum() or leave it out")
     if source is not None and not isinstance(solver, (Hierarchical, CrossApproximation)):
         raise ArgumentError(
             f"A is a {source.kind}, which {solver!r} cannot read in parts; pass an array (A @ np.eye(n) of a "
@@ -173,7 +180,7 @@ def factorize(
         driven = solver if len(shapes) > 1 or isinstance(solver, _PRODUCTS) else OneMatrix(solver)
         finished = run(driven, problem, callback=callback, time_limit=time_limit)
         outcome: Outcome = finished.outcome
-        each = checked if isinstance(checked, tuple) else (None,) * len(shapes)
+        each = checked if isinstance(checked, tuple) else (None,) * len(outcome.value)
         factors = [_as_factor(value, constraint) for value, constraint in zip(outcome.value, each, strict=True)]
         # where A is, whatever computed them
         place = device_of(*given)
@@ -208,12 +215,14 @@ def _reads_parts(solver: Any, constraints: Any) -> bool:
 
 
 def _choose(
-    constraints: tuple[Constraint, ...] | DoubleSparse,
+    constraints: _Checked,
     gram: NDArray[Any] | None,
     left_gram: NDArray[Any] | None,
     chain: Chain | None,
 ) -> tuple[Solver, str]:
     """Return the solver for these constraints, and a sentence that says why."""
+    if isinstance(constraints, SparsePlusLowRank):
+        return AlternatingSum(), ""
     if isinstance(constraints, DoubleSparse):
         return Alternating(), ""
     if len(constraints) == 1 and chain is None:
@@ -264,12 +273,14 @@ def _check_solver(solver: Any, factors: int, chain: Chain | None) -> None:
 
 def _check_constraints(
     constraints: Any, shape: tuple[int, int], inner: int | None
-) -> tuple[tuple[Constraint, ...] | DoubleSparse, tuple[tuple[int, int], ...]]:
+) -> tuple[_Checked, tuple[tuple[int, int], ...]]:
     """Return the constraints with the factors' shapes, or refuse what does not fit the matrix."""
     if inner is not None:
         inner = check_int("inner", inner)
     if isinstance(constraints, DoubleSparse):
         return _check_joint(constraints, shape, inner)
+    if isinstance(constraints, SparsePlusLowRank):
+        return _check_sum(constraints, shape, inner)
     if isinstance(constraints, Chain):
         return _check_chain(constraints, shape, inner)
     each = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
@@ -314,6 +325,20 @@ def _check_joint(
     # Built by hand, a constraint may still be one that double_sparse refuses.
     double_sparse(shape, joint.density, joint.left_density, k)
     return joint, (joint.left_shape, joint.right_shape)
+
+
+def _check_sum(
+    terms: SparsePlusLowRank, shape: tuple[int, int], inner: int | None
+) -> tuple[SparsePlusLowRank, tuple[tuple[int, int], ...]]:
+    if terms.shape != shape:
+        raise ShapeError(
+            f"constraints is for a matrix of shape {terms.shape}, but A has shape {shape}; "
+            f"use sparsefact.sparse_plus_low_rank(A.shape, {terms.density})"
+        )
+    if inner is not None:
+        raise ShapeError(f"inner={inner} is not needed, since the rank of a sum says it; leave it out")
+    between = min(shape) + (terms.largest_rank if terms.rank is None else terms.rank)
+    return terms, ((shape[0], between), (between, shape[1]))
 
 
 def _shapes(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
+from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
 from sparsefact.errors import ArgumentError
 
 __all__ = ["FactorizationProblem", "diagonal_of"]
@@ -23,8 +24,8 @@ class FactorizationProblem:
     ----------
     matrix : (m, n) array, or Source
         Finite; not to be modified. A Source for a solver that says it reads a matrix in parts, and then not checked.
-    constraints : tuple of Constraint, or DoubleSparse
-        One per factor, left to right.
+    constraints : tuple of Constraint, DoubleSparse or SparsePlusLowRank
+        One per factor, left to right; or one for all of them.
     shapes : tuple of (int, int)
         Of the factors.
     gram : (n, n) array, optional
@@ -38,7 +39,7 @@ class FactorizationProblem:
     """
 
     matrix: Any
-    constraints: tuple[Constraint, ...] | DoubleSparse
+    constraints: tuple[Constraint, ...] | DoubleSparse | SparsePlusLowRank
     shapes: tuple[tuple[int, int], ...]
     gram: NDArray[Any] | None
     backend: Backend
