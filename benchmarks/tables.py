@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peers import page as peers_page
 from benchmarks.record import load

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 import statistics
+from typing import Any
 
 from benchmarks.record import load
 

@@ -8,7 +8,10 @@ import pytest
 from emulated import install
 
 import sparsefact as sf
+from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, BudgetError, ShapeError
+from sparsefact.minimizers.admm_systems import RightGram
+from sparsefact.minimizers.refit import near_refit
 
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((16, 24))
@@ -96,3 +99,43 @@ def test_bad_input_gets_a_sentence():
         sf.factorize(A, sf.BlockTopK((16, 16), density=0.5), gram=GRAM)
     with pytest.raises(BudgetError, match="more than the 16 blocks"):
         sf.factorize(A, sf.BlockTopK((4, 6), count=17), gram=GRAM)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(6, 4), (8, 8)])
+def test_the_leading_part_of_a_gram_and_the_rest(count, rank):
+    # a spectrum with a gap: the leading part is found to rounding, and the rest is half of what lies below
+    vectors = np.linalg.qr(RNG.standard_normal((30, 30)))[0]
+    values = np.r_[np.linspace(90, 50, rank), np.full(30 - rank, 2e-3)]
+    gram = (vectors * values) @ vectors.T
+    right = RightGram.leading(gram, count, 0, get_backend(gram))
+    assert right.rest == pytest.approx(1e-3, rel=0.02)
+    B = RNG.standard_normal((3, 30))
+    model = (vectors[:, :rank] * values[:rank]) @ vectors[:, :rank].T
+    np.testing.assert_allclose(right.product(B), B @ model, atol=2e-2)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+def test_a_near_refit_is_exact_where_supports_are_small(density):
+    inputs = RNG.standard_normal((900, 60))
+    f = sf.Quadratic(inputs.T @ inputs, inputs.T @ RNG.standard_normal((900, 8)))
+    mask = sf.TopK(density=density).mask(RNG.standard_normal(f.shape))
+    value, exact = near_refit(f, mask, np.zeros(f.shape), get_backend(f.cross), kept=int(mask.sum()), iterations=15)
+    best = np.zeros(f.shape)
+    for j, on in enumerate(mask.T):
+        best[on, j] = np.linalg.solve(f.gram[np.ix_(on, on)], f.cross[on, j])
+    assert exact == (density == 0.1)
+    np.testing.assert_allclose(value, best, atol=1e-12 if exact else 1e-7)
+    assert not value[~mask].any()
+
+
+@pytest.mark.parametrize("shape", [(10, 48), (48, 10)])
+@pytest.mark.parametrize("with_gram", [False, True])
+def test_much_longer_sides_on_the_emulated_gpu(monkeypatch, shape, with_gram):
+    matrix, inputs = RNG.standard_normal(shape), RNG.standard_normal((2 * shape[1], shape[1]))
+    gram = inputs.T @ inputs if with_gram else None
+    constraint = sf.double_sparse(shape, 0.4)
+    expected = sf.factorize(matrix, constraint, gram=gram)
+    assert expected.nnz <= constraint.budget
+    install(monkeypatch)
+    found = sf.factorize(cp.asarray(matrix), constraint, gram=None if gram is None else cp.asarray(gram))
+    assert found.error == pytest.approx(expected.error, rel=0.02)

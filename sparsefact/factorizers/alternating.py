@@ -45,15 +45,23 @@ __all__ = ["Alternating"]
 
 
 class _Effort(NamedTuple):
-    """Outer iterations; steps of the joint fit and exchanges under a gram; exchanges without one."""
+    """Outer iterations; steps of the joint fit and exchanges under a gram; exchanges without one; turns.
+
+    Turns are those of each iteration on average, where one side of the matrix is much longer than the other.
+    """
 
     outer: int
     fits: int
     exchanges: int
     plain_exchanges: int
+    turns: float
 
 
-_EFFORTS = {"fast": _Effort(16, 1, 1, 1), "balanced": _Effort(44, 3, 2, 4), "high": _Effort(210, 10, 6, 10)}
+_EFFORTS = {
+    "fast": _Effort(20, 1, 1, 1, 1.6),
+    "balanced": _Effort(44, 3, 2, 4, 1.75),
+    "high": _Effort(210, 10, 6, 10, 2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,9 @@ class Alternating:
         Takes the half-steps, a solver for `minimize`: as its ``at(fraction)`` says if it has that (`ADMM` does), else
         as it is, with all its `iterations` in each of them.
     effort : {"fast", "balanced", "high"}
-        How long to search and polish: 16, 44 or 210 outer iterations, then at most 1, 4 or 10 exchanges of entries;
-        under a Gram matrix 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
+        How long to search and polish: 20, 44 or 210 outer iterations (with more and shorter half-steps while no Gram
+        matrix enters in full, where one side is at least twice the inner dimension), then at most 1, 4 or 10 exchanges
+        of entries; under a Gram matrix 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
     outer : int, optional
         The number of outer iterations itself.
     gram_from : float
@@ -138,9 +147,16 @@ class Alternating:
         fraction = state.iteration / max(1, self.iterations - 1)
         if fraction >= self.gram_from and self.gram_from < 1:
             state.take_gram()
-        inner = self.inner.at(fraction) if hasattr(self.inner, "at") else self.inner
-        for side in state.order:
-            state.half_step(side, inner)
+        inner, turns = self.inner, 1
+        if hasattr(inner, "paced"):
+            if state.brisk:
+                mean = _EFFORTS[self.effort].turns
+                turns = int((state.iteration + 1) * mean) - int(state.iteration * mean)
+            inner = inner.paced(self.iterations, brisk=state.brisk)
+        inner = inner.at(fraction) if hasattr(inner, "at") else inner
+        for _ in range(turns):
+            for side in state.order:
+                state.half_step(side, inner)
         alive = state.share_scale()
         if fraction <= 0.5:
             state.revive(alive)
@@ -158,12 +174,12 @@ class Alternating:
         effort = _EFFORTS[self.effort]
         state.leave_search()
         errors = [state.error()]
-        settled = state.refit_until_stalled(self.refits)
-        errors.append(state.error())
         plain = problem.gram is None and problem.left_gram is None
         fits = (0 if plain else effort.fits) if self.fits is None else self.fits
         usual = effort.plain_exchanges if plain else effort.exchanges
         exchanges = usual if self.exchanges is None else self.exchanges
+        refitted, settled = state.refit_until_stalled(self.refits, errors[0], brief=plain and exchanges > 0)
+        errors.append(refitted)
         text = (
             f" Exact refits of both factors on their supports took the relative error of the loss from "
             f"{errors[0]:.5g} to {errors[1]:.5g}"

@@ -23,6 +23,7 @@ from sparsefact.factorizers.identity_start import identity_start
 from sparsefact.factorizers.joint_polish import JointFit
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.factorizers.simple_products import SIMPLE_PRODUCTS
+from sparsefact.minimizers.admm_systems import RightGram
 from sparsefact.minimizers.exchange import HANDICAP
 from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.minimizers.refit import refit
@@ -30,14 +31,18 @@ from sparsefact.objectives.quadratic import Quadratic
 
 __all__ = ["AlternatingState"]
 
-# A refit that gains less than this, relatively, has stalled.
-_STALLED = 1e-3
+# A refit that gains less than this, relatively, has stalled; or than the other, where exchanges with refits follow.
+_STALLED, _STALLED_BRIEF = 1e-3, 1e-2
 # Conjugate gradients in a refit between two Gram matrices, in a joint fit, and in the fit after an exchange.
 _REFIT_ITERATIONS = 12
 _FIT_ITERATIONS = 30
 _EXCHANGE_ITERATIONS = 8
 # A rank-one term this small, relative to the largest, is ended.
 _VANISHED = 1e-10
+# From where on a side is much longer than the inner dimension.
+_WIDE = 2
+# With so many more inputs, a half-step sees one in so many eigenvectors of the gram.
+_LEADING = 4
 # Entries of both factors that the split looks at.
 _SAMPLE = 1 << 17
 
@@ -53,6 +58,9 @@ class AlternatingState:
         self.loss_grams = [damped(gram, damping, self.backend) for gram in (problem.left_gram, problem.gram)]
         self.weights = [None if gram is None else diagonal_roots(gram) for gram in self.loss_grams]
         self.ranks: list[int | None] = [None, None]
+        # With many inputs: what stands for the gram in half-steps, and the right factor times it, conjugated.
+        self.model: RightGram | None = None
+        self.image: NDArray[Any] | None = None
         # Squares of what is larger or smaller than this could leave the range of float32.
         largest = float(abs(problem.matrix).max())
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else 4.0 ** round(math.log(largest, 4))
@@ -127,6 +135,15 @@ class AlternatingState:
         values[small][:, : values[small].shape[1]] = xp.eye(k, values[small].shape[1], dtype=sparse.dtype)
         return values
 
+    @property
+    def brisk(self) -> bool:
+        """Whether the factors should take short turns: where one side is much longer.
+
+        With Gram matrices on both sides a turn costs more than what it solves.
+        """
+        (m, k), (_, n) = self.problem.shapes
+        return max(m, n) >= _WIDE * k and self.gram is None and self.left_gram is None
+
     def half_step(self, side: int, inner: Any) -> None:
         """Improve one factor with the other one fixed."""
         start = self.values[side] if self.warm[side] is None else None
@@ -157,8 +174,15 @@ class AlternatingState:
         fixed = self.factor(1 - side)
         turned, other = fixed.conj(), self.beside[1 - side]
         weighted = turned if other is None else turned @ other.T
-        cross = turned @ (self.target if side == 1 else self.target.T)
-        return Quadratic(weighted @ fixed.T, cross, self.beside[side])
+        inner, cross = weighted @ fixed.T, turned @ (self.target if side == 1 else self.target.T)
+        if self.model is not None and side == 0:
+            self.image = None if self.order[0] == 1 else weighted
+        elif self.model is not None:
+            present = self.factor(1)
+            image = present @ self.gram if self.image is None else self.image.conj()
+            self.image = None
+            cross -= inner @ (image - self.model.product(present))
+        return Quadratic(inner, cross, self.beside[side])
 
     def take_gram(self) -> None:
         """From here on minimise the loss itself, with the Gram matrices in full."""
@@ -173,6 +197,11 @@ class AlternatingState:
         self.beside = [None if self.left_gram is None else self.left_gram.T, self.gram]
         self.target = weighed(self.matrix, self.left_gram, self.gram)
         self.norm = self._norm(self.matrix)
+        if self.gram is not None and hasattr(self.warm[1], "right"):
+            n = len(self.gram)
+            if n >= _WIDE * self.problem.shapes[1][0]:
+                self.model = RightGram.leading(self.gram, n // _LEADING, self.problem.seed, self.backend)
+                self.warm[1].right = self.model
 
     def share_scale(self) -> NDArray[np.bool_] | None:
         """Give the two sides of every rank-one term the same norm, and end the terms that have vanished.
@@ -249,9 +278,10 @@ class AlternatingState:
 
     def leave_search(self) -> None:
         """Go from the search to the polish: keep the supports, and take the gram in full."""
+        self.model, self.image = None, None
         for side, state in enumerate(self.warm):
             right = getattr(state, "right", None)
-            if right is not None:
+            if right is not None and right.rest is None:
                 floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
                 self.ranks[side] = int((right.values > floor).sum())
         self.values = [self.factor(side) for side in (0, 1)]
@@ -273,9 +303,23 @@ class AlternatingState:
                 self._objective(side), self.masks[side], self.values[side], self.backend, iterations=_REFIT_ITERATIONS
             )
 
-    def refit_until_stalled(self, refits: int) -> bool:
-        """Refit at most so many times, keep the best point, and return whether nothing more is gained that way."""
-        error = self.error()
+    def refit_until_stalled(self, refits: int, error: float, *, brief: bool) -> tuple[float, bool]:
+        """Refit at most so many times from a point of this error, and keep the best point.
+
+        Parameters
+        ----------
+        refits : int
+        error : float
+        brief : bool
+            Whether exchanges follow, which come with refits of their own.
+
+        Returns
+        -------
+        error : float
+        stalled : bool
+            Whether next to nothing more is gained that way.
+        """
+        stalled = _STALLED_BRIEF if brief else _STALLED
         for _ in range(refits):
             best = list(self.values)
             self.refit()
@@ -283,11 +327,11 @@ class AlternatingState:
             if not reached <= error:
                 # Rounding can undo an exact step that has nothing left to gain.
                 self.values = best
-                return True
-            if reached >= error * (1 - _STALLED):
-                return True
-            error = reached
-        return False
+                return error, True
+            error, before = reached, error
+            if reached >= before * (1 - stalled):
+                return error, True
+        return error, False
 
     def _joint_fit(self) -> JointFit:
         return JointFit(self.matrix, self.gram, self.values, self.masks, self.backend, self.left_gram)

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
+from sparsefact.minimizers.admm_systems import OneSided, RightGram, TwoSided, rescale, scales_of
 from sparsefact.minimizers.exchange import exchange
 from sparsefact.minimizers.parameters import check_count, check_non_negative
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
-from sparsefact.minimizers.refit import quadratic_of, refit
+from sparsefact.minimizers.refit import near_refit, quadratic_of, refit
 from sparsefact.objectives.quadratic import Quadratic
 from sparsefact.products.status import Status
 
@@ -45,17 +46,20 @@ __all__ = ["ADMM"]
 # The sparse ridge falls by this power of e over a run, and grows no more below this density.
 _FALL = -5.0
 _SPARSEST = 0.05
+# `half_rho_start` and `half_rho` are those of an alternating run of so many iterations. With so many times fewer a
+# half-step is shorter; short ones start with a penalty larger by the last factor.
+_USUAL, _HURRY, _BRISK = 44, 1.5, 1.4
 # Alone: every so many iterations the penalty grows by a factor for the share of the support that has changed; from
 # some iteration on, a change of less than this share is none.
-_LOOK = 3
-_GROWTHS = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+_LOOK = 4
+_GROWTHS = ((0.1, 1.42), (0.005, 1.275), (0.0, 1.135))
 _SETTLED = 3e-4
 _EARLIEST = 30
 
 
 @dataclass(frozen=True)
 class ADMM:
-    """Alternating direction method of multipliers, ending with an exact least-squares fit on the support it found.
+    """Alternating direction method of multipliers, ending with a least-squares fit on the support it found.
 
     Parameters
     ----------
@@ -67,19 +71,21 @@ class ADMM:
         The largest penalty, relative to the unit diagonal of the scaled Gram matrix. Small explores, large settles.
     rho_start : float
         The penalty in the first iteration. Where it is smaller than `rho`, the penalty grows with the change of the
-        support, every three iterations, and the solver is done when the support has settled; where it is `rho`, the
+        support, every four iterations, and the solver is done when the support has settled; where it is `rho`, the
         penalty is constant. Inside an alternating method it grows over the run of that method.
     first_rho : float, optional
         The penalty of the first linear solve alone: 0 forgets where a warm start stood, `rho` (the default) continues.
     half_iterations, half_selections, half_rho_start, half_rho : int, int, float, float
         `iterations`, `selections`, `rho_start` and `rho` as the inner solver of `Alternating`, in each half-step; there
-        the penalty grows over the whole run, `first_rho` grows from 0 to 1, and the refit is left to the end.
+        the penalty grows over the whole run, `first_rho` grows from 0 to 1, and the refit is left to the end. They are
+        those of a run of 44 iterations or more; `paced` says what shorter runs, and short half-steps, take instead.
     ridge, sparse_ridge : float
         Added to the unit diagonal; the second one over the squared density of the constraint.
     half_ridge, half_sparse_ridge : float
         The same in half-steps, where the second one falls to nothing over the run.
     refit : bool
-        End with the exact minimiser on the support; or on the first support that was chosen (that of the thresholded
+        End with the minimiser on the support, exactly where its systems are small (else the status is ``LIMIT``), by a
+        few conjugate gradients where those cost less; or on the first support that was chosen (that of the thresholded
         unconstrained solution, without an `init`), where that is lower.
     exchanges : int
         After the refit, how often entries are exchanged for better ones, while that lowers the objective.
@@ -134,6 +140,25 @@ class ADMM:
             if value is not None:
                 check_non_negative(name, value)
 
+    def paced(self, outer: int, *, brisk: bool) -> ADMM:
+        """Return the configuration for an alternating run of so many iterations, `brisk` if with short half-steps.
+
+        A short run does with an iteration less in a half-step, and needs larger penalties to settle.
+        """
+        hurry = max(1.0, _USUAL / outer)
+        iterations, selections, start = self.half_iterations, self.half_selections, self.half_rho_start
+        if brisk:
+            iterations, selections, start = iterations // 2, selections // 2, start * _BRISK
+        elif hurry >= _HURRY:
+            iterations -= 1
+        return dataclasses.replace(
+            self,
+            half_iterations=max(1, iterations),
+            half_selections=max(1, selections),
+            half_rho_start=start * hurry,
+            half_rho=self.half_rho * hurry**0.4,
+        )
+
     def at(self, fraction: float) -> ADMM:
         """Return the configuration for a half-step at this fraction (0 to 1) of an alternating run.
 
@@ -166,10 +191,10 @@ class ADMM:
         first = self.rho_start if self.first_rho is None else self.first_rho
         if warm is not None:
             state.t, state.mask = warm.t, warm.mask
-            _rescale(state.t, state.scale / warm.scale, state.right_scale / warm.right_scale)
+            rescale(state.t, state.scale / warm.scale, state.right_scale / warm.right_scale)
         elif problem.start is not None:
             state.t = problem.start.astype(objective.dtype, copy=not problem.expendable)
-            _rescale(state.t, state.scale, state.right_scale)
+            rescale(state.t, state.scale, state.right_scale)
             state.mask = backend.xp.ones(objective.shape, dtype=bool)
         else:
             state.t = backend.xp.zeros(objective.shape, dtype=objective.dtype)
@@ -206,20 +231,23 @@ class ADMM:
         """Return Z, or the exact minimiser on its support."""
         state.release()
         value = state.value()
-        if self.refit:
-            value = refit(problem.objective, state.mask, value, problem.backend)
-            if state.first_mask is not None and not state.done and not bool(state.settled):
-                other = refit(problem.objective, state.first_mask, value * state.first_mask, problem.backend)
-                if problem.objective.value(other) < problem.objective.value(value):
-                    value, state.mask = other, state.first_mask
-            if self.exchanges:
-                value, state.mask, count = exchange(
-                    problem.objective, problem.constraint, value, state.mask, problem.backend, rounds=self.exchanges
-                )
-                if count:
-                    value = refit(problem.objective, state.mask, value, problem.backend)
-        settled = self.refit and (state.done or bool(state.settled))
-        return Outcome(value, Status.STATIONARY if settled else Status.LIMIT)
+        if not self.refit:
+            return Outcome(value, Status.LIMIT)
+        objective, backend = problem.objective, problem.backend
+        kept = problem.constraint.count(value.shape)
+        value, exact = near_refit(objective, state.mask, value, backend, kept=kept)
+        settled = state.done or bool(state.settled)
+        if state.first_mask is not None and not settled:
+            other, _ = near_refit(objective, state.first_mask, value * state.first_mask, backend, kept=kept)
+            if objective.value(other) < objective.value(value):
+                value, state.mask = other, state.first_mask
+        if self.exchanges:
+            value, state.mask, count = exchange(
+                objective, problem.constraint, value, state.mask, backend, rounds=self.exchanges
+            )
+            if count and exact:
+                value = refit(objective, state.mask, value, backend)
+        return Outcome(value, Status.STATIONARY if settled and exact else Status.LIMIT)
 
 
 class ADMMState:
@@ -258,7 +286,7 @@ class ADMMState:
         backend: Backend,
         *,
         overwrite: bool,
-        right: _RightGram | None = None,
+        right: RightGram | None = None,
     ) -> None:
         self.backend, self.iteration, self.rho = backend, 0, 0.0
         # a scalar of the backend: nobody waits for it before the end
@@ -266,22 +294,22 @@ class ADMMState:
         self.first_mask: NDArray[np.bool_] | None = None
         self.compared: NDArray[np.bool_] | None = None
         self.growth, self.done = 1.0, False
-        self.scale = _scales(objective.gram)[:, None]
+        self.scale = scales_of(objective.gram)[:, None]
         gram = objective.gram if overwrite else objective.gram.copy()
-        _rescale(gram, 1 / self.scale, 1 / self.scale.T)
+        rescale(gram, 1 / self.scale, 1 / self.scale.T)
         self.cross = objective.cross if overwrite else objective.cross.copy()
         if objective.right_gram is None:
-            self.right: _RightGram | None = None
+            self.right: RightGram | None = None
             self.right_scale = self.scale[:1] / self.scale[:1]
-            self.system: _OneSided | _TwoSided = _OneSided(gram, ridge, backend)
+            self.system: OneSided | TwoSided = OneSided(gram, ridge, backend)
         else:
             # Half-steps come back with the same array: its eigenvectors are kept.
             again = right is not None and right.gram is objective.right_gram
-            self.right = right if again else _RightGram(objective.right_gram, backend)
+            self.right = right if again else RightGram(objective.right_gram, backend)
             assert self.right is not None
             self.right_scale = self.right.scale
-            self.system = _TwoSided(gram, self.right, ridge, backend)
-        _rescale(self.cross, 1 / self.scale, 1 / self.right_scale)
+            self.system = TwoSided(gram, self.right, ridge, backend)
+        rescale(self.cross, 1 / self.scale, 1 / self.right_scale)
 
     def start(self, first: float, *, keep_gram: bool) -> None:
         """Do the first linear solve with the penalty `first`, and prepare those that follow with `rho`."""
@@ -321,7 +349,7 @@ class ADMMState:
     def value(self) -> NDArray[Any]:
         """Return Z in the variables of the problem, a new array."""
         z = self.t * self.mask
-        _rescale(z, 1 / self.scale, 1 / self.right_scale)
+        rescale(z, 1 / self.scale, 1 / self.right_scale)
         return z
 
     def rescale(self, factor: NDArray[Any]) -> None:
@@ -343,72 +371,3 @@ class ADMMState:
         """Drop the workspace."""
         for name in ("cross", "primal", "system"):
             delattr(self, name)
-
-
-class _OneSided:
-    """``(G + ridge I + rho I) B = R``: one product with the inverse per solve."""
-
-    def __init__(self, gram: NDArray[Any], ridge: float, backend: Backend) -> None:
-        self.gram: NDArray[Any] | None = gram
-        self.backend, self.diagonal = backend, gram.diagonal() + ridge
-        self.inverse: NDArray[Any] | None = None
-
-    def _shifted(self, rho: float) -> NDArray[Any]:
-        assert self.gram is not None
-        self.gram.reshape(-1)[:: self.gram.shape[0] + 1] = self.diagonal + rho
-        return self.gram
-
-    def prepare(self, rho: float, *, keep_gram: bool) -> None:
-        self.inverse = None
-        self.inverse = self.backend.spd_inverse(self._shifted(rho), overwrite=not keep_gram)
-        if not keep_gram:
-            self.gram = None
-
-    def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        solved: NDArray[Any] = self.backend.xp.matmul(self.inverse, rhs, out=out)
-        return solved
-
-
-class _RightGram:
-    """A right Gram matrix, what scales it to a unit diagonal, and the eigenvectors of the scaled one."""
-
-    def __init__(self, gram: NDArray[Any], backend: Backend) -> None:
-        self.gram, self.scale = gram, _scales(gram)[None, :]
-        scaled = gram.copy()
-        _rescale(scaled, 1 / self.scale.T, 1 / self.scale)
-        self.values, self.vectors = backend.xp.linalg.eigh(scaled)
-        self.values *= self.values > 0
-
-
-class _TwoSided:
-    """``(G + ridge I) B (H + ridge I) + rho B = R``: in the eigenvectors of both the system is diagonal."""
-
-    def __init__(self, gram: NDArray[Any], right: _RightGram, ridge: float, backend: Backend) -> None:
-        self.values, self.vectors = backend.xp.linalg.eigh(gram)
-        self.values[...] = self.values * (self.values > 0) + ridge
-        self.right_values, self.right_vectors = right.values + ridge, right.vectors
-        self.rho = 0.0
-
-    def prepare(self, rho: float, *, keep_gram: bool) -> None:
-        self.rho = rho
-
-    def solve(self, rhs: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        q, r = self.vectors, self.right_vectors
-        inner = q.conj().T @ rhs @ r
-        inner /= self.values[:, None] * self.right_values[None, :] + self.values.dtype.type(self.rho)
-        solved: NDArray[Any] = q @ inner @ r.conj().T
-        return solved
-
-
-def _scales(gram: NDArray[Any]) -> NDArray[Any]:
-    """Return the square roots of the diagonal; 1 where it is zero, for an unknown that does not matter."""
-    diagonal = gram.diagonal().real
-    scales: NDArray[Any] = (diagonal + (diagonal <= 0)) ** 0.5
-    return scales
-
-
-def _rescale(x: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> None:
-    """Multiply row i by left[i, 0] and column j by right[0, j], in place; one number for many columns is a 1."""
-    x *= left
-    if right.size == x.shape[1]:
-        x *= right

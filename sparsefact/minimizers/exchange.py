@@ -22,6 +22,8 @@ __all__ = ["HANDICAP", "exchange"]
 
 # Exchanges that promise less than this share of what the entries explain are not tried.
 _WORTHLESS = 1e-9
+# An exchange that lowered the objective by less than this share is the last.
+_SLOW = 1e-5
 HANDICAP = 0.6
 """After an exchange that was refused, what is left out counts less by this factor."""
 
@@ -34,7 +36,7 @@ def exchange(
     backend: Backend,
     *,
     rounds: int,
-    iterations: int = 10,
+    iterations: int = 6,
 ) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Exchange kept entries for better ones while the objective falls.
 
@@ -77,8 +79,10 @@ def exchange(
         trial = conjugate_gradients(objective, fresh, value * fresh, iterations=iterations, tolerance=1e-6)
         (lower,) = backend.floats(objective.value(trial))
         if lower < reached:
-            value, mask, reached = trial, fresh, lower
+            fall, value, mask, reached = reached - lower, trial, fresh, lower
             exchanged += int(taken)
+            if fall < _SLOW * explained:
+                break
         else:
             handicap *= HANDICAP
     return value, mask, exchanged

@@ -21,7 +21,13 @@ from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.protocol import MinimizeProblem
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["conjugate_gradients", "quadratic_of", "refit"]
+__all__ = ["conjugate_gradients", "near_refit", "quadratic_of", "refit"]
+
+# A system of s unknowns costs s^3 / 3 multiplications, an iteration of conjugate gradients p^2 for each column; small
+# factorizations run at about a third of the speed of large products.
+_CHEAP = 2.0
+# Iterations of conjugate gradients between two looks whether all columns are done.
+_LOOK = 4
 
 
 def quadratic_of(problem: MinimizeProblem, solver: str) -> Quadratic:
@@ -66,11 +72,48 @@ def refit(
     return conjugate_gradients(objective, mask, start, iterations=iterations, tolerance=tolerance)
 
 
+def near_refit(
+    objective: Quadratic,
+    mask: NDArray[np.bool_],
+    start: NDArray[Any],
+    backend: Backend,
+    *,
+    kept: int,
+    iterations: int = 10,
+) -> tuple[NDArray[Any], bool]:
+    """Return the minimiser on `mask` where that costs no more than conjugate gradients, else what those reach.
+
+    Parameters
+    ----------
+    objective, mask, start, backend
+        As for `refit`; conjugate gradients start at `start`.
+    kept : int
+        Entries of the support.
+    iterations : int
+        Conjugate gradients.
+
+    Returns
+    -------
+    value : (p, n) array
+        Zero off the mask.
+    exact : bool
+        Whether it is the minimiser.
+    """
+    p, n = objective.shape
+    if objective.right_gram is None and (kept / max(1, n)) ** 3 <= _CHEAP * iterations * p * p:
+        return refit(objective, mask, start, backend), True
+    return conjugate_gradients(objective, mask, start, iterations=iterations, tolerance=1e-6), False
+
+
 def conjugate_gradients(
     objective: Quadratic, mask: NDArray[np.bool_], start: NDArray[Any], *, iterations: int, tolerance: float
 ) -> NDArray[Any]:
-    """Return `start` improved by preconditioned conjugate gradients on `mask`; the parameters are those of `refit`."""
+    """Return `start` improved by preconditioned conjugate gradients on `mask`; the parameters are those of `refit`.
+
+    Without a `right_gram` the columns are independent: each has step lengths of its own.
+    """
     gram, right = objective.gram, objective.right_gram
+    axis = 0 if right is None else None
     curvature = gram.diagonal().real[:, None] * np.ones_like(objective.cross.real[:1])
     if right is not None:
         curvature = curvature * right.diagonal().real[None, :]
@@ -78,21 +121,32 @@ def conjugate_gradients(
     weight = np.where(mask & (curvature > 0), 1.0 / np.where(curvature > 0, curvature, 1.0), 0.0)
     weight = weight.astype(curvature.dtype, copy=False)
     b = start.copy()
-    residual = -objective.gradient(b) * mask
+    residual = objective.gradient(b)
+    residual *= -mask.astype(weight.dtype)
     direction = weight * residual
-    size = first = float(np.vdot(residual, direction).real)
-    for _ in range(iterations):
-        if not size > tolerance**2 * first:
+    size = first = _inner(residual, direction, axis)
+    for iteration in range(iterations):
+        # A column that is done, or whose gradient is zero, stays where it is.
+        moving = size > tolerance**2 * first
+        if iteration % _LOOK == 0 and not bool(moving.any()):
             break
         image = gram @ direction
-        image = (image if right is None else image @ right) * mask
-        curved = float(np.vdot(direction, image).real)
-        if not curved > 0:
-            break
-        length = size / curved
+        image = image if right is None else image @ right
+        image *= mask
+        curved = _inner(direction, image, axis)
+        moving &= curved > 0
+        length = np.where(moving, size / np.where(moving, curved, 1), 0).astype(weight.dtype, copy=False)
         b += length * direction
-        residual -= length * image
-        scaled = weight * residual
-        size, previous = float(np.vdot(residual, scaled).real), size
-        direction = scaled + (size / previous) * direction
+        image *= length
+        residual -= image
+        np.multiply(weight, residual, out=image)
+        fresh = _inner(residual, image, axis)
+        direction *= np.where(moving, fresh / np.where(moving, size, 1), 0).astype(weight.dtype, copy=False)
+        direction += image
+        size = fresh
     return b
+
+
+def _inner(a: NDArray[Any], b: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    inner: NDArray[Any] = (a.conj() * b).real.sum(axis=axis, keepdims=True)
+    return inner
