@@ -550,7 +550,7 @@ def put_stack(backend, x, layout):
 
 @pytest.mark.parametrize("device", [*BACKENDS, "reference"])
 @given(sweeps(), dtypes, layouts, st.sampled_from(["normal", "ties", "constant", "zeros"]), seeds)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_sweep(device, case, dtype, layout, kind, seed):
     shape, levels = case
     backend = get_backend(device=device)

@@ -450,6 +450,14 @@ def test_poor_grams_are_said(kind):
     assert words in F.explain() and F.error < 0.3
 
 
+@pytest.mark.parametrize("samples", [20, 200])
+def test_a_poor_gram_of_many_inputs_is_said_without_all_its_eigenvalues(samples):
+    rng = np.random.default_rng(10)
+    A, X = rng.standard_normal((8, 40)), rng.standard_normal((samples, 40))
+    F = sf.factorize(A, sf.double_sparse(A.shape, 0.5), gram=X.T @ X)
+    assert ("rank deficient" in F.explain()) == (samples < 40) and F.error < 0.5
+
+
 def test_a_gram_with_a_negative_eigenvalue_gets_a_sentence():
     gram = np.eye(14)
     gram[0, 1] = gram[1, 0] = 1.1

@@ -388,21 +388,6 @@ def test_a_page_needs_matplotlib_and_totals_do_not(made, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [] and invoke("report", made[1]).exit_code == 0
 
 
-def browser() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-    return next((found for name in names if (found := shutil.which(name))), None)
-
-
-@pytest.mark.skipif(browser() is None, reason="no headless browser is installed")
-def test_a_browser_shows_the_page_without_errors(made, tmp_path):
-    (tmp_path / "report.html").write_text(page(made[1]), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    done = subprocess.run(
-        [browser(), *options, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0 and "CONSOLE" not in done.stderr and done.stdout.count("<svg") == 8
-
-
 def test_a_run_that_has_not_ended_has_no_report(made, tmp_path):
     def stop(event: Any) -> None:
         if event.kind == "done":

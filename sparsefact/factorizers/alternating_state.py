@@ -18,7 +18,7 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
 from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
-from sparsefact.factorizers.grams import damped, diagonal_roots, unit_diagonal, weighed
+from sparsefact.factorizers.grams import above, damped, diagonal_roots, unit_diagonal, weighed
 from sparsefact.factorizers.identity_start import identity_start
 from sparsefact.factorizers.joint_polish import JointFit
 from sparsefact.factorizers.problem import FactorizationProblem
@@ -58,6 +58,7 @@ class AlternatingState:
         self.loss_grams = [damped(gram, damping, self.backend) for gram in (problem.left_gram, problem.gram)]
         self.weights = [None if gram is None else diagonal_roots(gram) for gram in self.loss_grams]
         self.ranks: list[int | None] = [None, None]
+        self.deficient = False
         # With many inputs: what stands for the gram in half-steps, and the right factor times it, conjugated.
         self.model: RightGram | None = None
         self.image: NDArray[Any] | None = None
@@ -278,12 +279,13 @@ class AlternatingState:
 
     def leave_search(self) -> None:
         """Go from the search to the polish: keep the supports, and take the gram in full."""
+        if self.model is not None and self.gram is not None:
+            self.deficient = not above(self.gram, _floor(self.model.values, len(self.gram)))
         self.model, self.image = None, None
         for side, state in enumerate(self.warm):
             right = getattr(state, "right", None)
             if right is not None and right.rest is None:
-                floor = right.values.max() * len(right.values) * float(np.finfo(right.values.dtype).eps)
-                self.ranks[side] = int((right.values > floor).sum())
+                self.ranks[side] = int((right.values > _floor(right.values, len(right.values))).sum())
         self.values = [self.factor(side) for side in (0, 1)]
         for side, constraint in enumerate(self.constraints):
             state, value = self.warm[side], self.values[side]
@@ -456,6 +458,8 @@ class AlternatingState:
                 text += f" {dead} of {len(gram)} {what} are dead (a zero row of the {name})."
             if rank is not None and rank < len(gram):
                 text += f" The {name} has rank {rank} of {len(gram)} to working precision."
+        if self.deficient:
+            text += " The gram is rank deficient to working precision."
         joint = self.problem.constraints
         if isinstance(joint, DoubleSparse):
             how = "as asked" if joint.left_nnz is not None else "by marginal gain"
@@ -481,3 +485,8 @@ def _spread(rows: NDArray[Any], k: int, seed: int, backend: Backend) -> NDArray[
     mixed = backend.asarray(mixing.astype(rows.real.dtype)) @ rows
     spread: NDArray[Any] = backend.xp.concatenate([rows, mixed])
     return spread
+
+
+def _floor(values: NDArray[Any], size: int) -> Any:
+    """Return what an eigenvalue of a matrix of this size must exceed to be told from zero; the host does not wait."""
+    return values.max() * (size * float(np.finfo(values.dtype).eps))

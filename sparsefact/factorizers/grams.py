@@ -18,7 +18,7 @@ from sparsefact.constraints.base import as_matrix
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.objectives.quadratic import check_gram
 
-__all__ = ["checked_gram", "damped", "diagonal_roots", "is_diagonal", "unit_diagonal", "weighed"]
+__all__ = ["above", "checked_gram", "damped", "diagonal_roots", "is_diagonal", "unit_diagonal", "weighed"]
 
 _MADE = {"gram": "X.conj().T @ X of the inputs", "left_gram": "Y.conj().T @ Y of the gradients at the outputs"}
 _SIDES = {"gram": "columns", "left_gram": "rows"}
@@ -72,20 +72,25 @@ def checked_gram(name: str, gram: Any, matrix: Any) -> NDArray[Any] | None:
 
 def _check_semi_definite(name: str, gram: NDArray[Any]) -> None:
     """Refuse eigenvalues that are negative beyond rounding; a Cholesky factorization with a small shift sees them."""
-    xp = get_backend(gram).xp
     shift = 10 * float(np.finfo(gram.dtype).eps) * float(gram.diagonal().real.sum())
-    shifted = gram.copy()
-    shifted.reshape(-1)[:: len(gram) + 1] += shift
-    try:
-        if bool(xp.isfinite(xp.linalg.cholesky(shifted).diagonal()).all()):
-            return
-    except np.linalg.LinAlgError:
-        pass
-    lowest = float(xp.linalg.eigvalsh(gram)[0])
+    if above(gram, -shift):
+        return
+    lowest = float(get_backend(gram).xp.linalg.eigvalsh(gram)[0])
     if lowest < -shift:
         raise ArgumentError(
             f"{name} has an eigenvalue of {lowest:.3g}; it must be positive semi-definite, like {_MADE[name]}"
         )
+
+
+def above(gram: NDArray[Any], floor: Any) -> bool:
+    """Return whether all eigenvalues are larger than `floor`, as a Cholesky factorization sees it."""
+    xp = get_backend(gram).xp
+    shifted = gram.copy()
+    shifted.reshape(-1)[:: len(gram) + 1] -= floor
+    try:
+        return bool(xp.isfinite(xp.linalg.cholesky(shifted).diagonal()).all())
+    except np.linalg.LinAlgError:
+        return False
 
 
 def is_diagonal(gram: NDArray[Any] | None) -> bool:
