@@ -26,7 +26,7 @@ from benchmarks.record import write
 DENSITY = 0.3
 CASES = {1024: ("fast", "balanced"), 2048: ("fast", "balanced"), 4096: ("fast",)}
 # With a gram the joint fit of both factors holds most.
-LARGEST_WITH_GRAM = 2048
+LARGEST_WITH_GRAM = 1024
 
 
 def resident() -> int:

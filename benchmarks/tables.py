@@ -20,7 +20,15 @@ from benchmarks.tables_chains import (
     products,
 )
 from benchmarks.tables_checkpoints import embeddings, nothing_lost, plan_memory
-from benchmarks.tables_double_sparse import ablation, data_aware, double_sparse, error_density, growth, inner_dimension
+from benchmarks.tables_double_sparse import (
+    ablation,
+    data_aware,
+    double_sparse,
+    efforts,
+    error_density,
+    growth,
+    inner_dimension,
+)
 from benchmarks.tables_learning import (
     block_digits,
     digits_dwf,
@@ -164,6 +172,7 @@ TABLES = {
     "docs/checkpoints.md": {"nothing_lost": nothing_lost, "plan_memory": plan_memory, "embeddings": embeddings},
     "docs/double_sparse.md": {
         "data_aware": data_aware,
+        "efforts": efforts,
         "inner_dimension": inner_dimension,
         "error_density": error_density,
         "growth": growth,

@@ -472,9 +472,9 @@ def test_a_gram_with_a_negative_eigenvalue_gets_a_sentence():
 
 
 def test_a_wider_inner_dimension_pays_for_a_tall_matrix():
-    """The same nonzeros and, at 1 / 1.5^2 of the iterations, about the same time."""
+    """The same nonzeros and, at 1 / 1.25^2 of the iterations, about the same time."""
     A = _gaussian(160, 40)
     plain = sf.factorize(A, sf.double_sparse(A.shape, 0.3), sf.Alternating(outer=45))
-    wide = sf.factorize(A, sf.double_sparse(A.shape, 0.3, inner="auto"), sf.Alternating(outer=20))
-    assert wide.factors[0].shape == (160, 60) and wide.nnz <= plain.constraint.budget
+    wide = sf.factorize(A, sf.double_sparse(A.shape, 0.3, inner="auto"), sf.Alternating(outer=29))
+    assert wide.factors[0].shape == (160, 50) and wide.nnz <= plain.constraint.budget
     assert wide.error < 0.95 * plain.error

@@ -32,8 +32,8 @@ __all__ = ["DoubleSparse", "double_sparse"]
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 
-# The widths that `inner="auto"` chooses, for matrices so oblong and others, from some density on.
-_WIDE, _WIDE_SQUARE, _OBLONG, _SPARSE = 1.5, 1.25, 2, 0.15
+# The width that `inner="auto"` chooses for matrices so oblong, from some density on.
+_WIDER, _OBLONG, _SPARSE = 1.25, 2, 0.15
 
 
 @dataclass(frozen=True)
@@ -285,12 +285,11 @@ def joint_budget(density: float, shape: Shape) -> int:
 def _wide_inner(shape: Shape, density: float) -> int:
     """Return the inner dimension that reached the lowest error in equal time, as far as was measured."""
     m, n = shape
-    if density < _SPARSE:
+    if density < _SPARSE or max(m, n) < _OBLONG * min(m, n):
         return min(m, n)
-    width = _WIDE if max(m, n) >= _OBLONG * min(m, n) else _WIDE_SQUARE
     # each row of both factors needs an entry
     most = joint_budget(density, (m, n)) - max(m, n)
-    return max(min(m, n), min(round(width * min(m, n)), most))
+    return max(min(m, n), min(round(_WIDER * min(m, n)), most))
 
 
 def double_sparse(
@@ -311,8 +310,8 @@ def double_sparse(
         Fixes the split: F1 holds ``floor(left_density * m * inner)`` of them. Without it the solver chooses.
     inner : int or "auto", optional
         Columns of F1 and rows of F2; ``min(m, n)`` unless given. "auto" makes it wider where that was measured to pay
-        (docs/double_sparse.md): by half for a matrix at least twice as long as wide, by a quarter for others, and not
-        at a density below 0.15. An outer iteration takes time about in proportion to its square.
+        (docs/double_sparse.md): by a quarter for a matrix at least twice as long as wide, unless the density is below
+        0.15. An outer iteration takes time about in proportion to its square.
 
     Returns
     -------
@@ -332,7 +331,7 @@ def double_sparse(
     >>> sf.double_sparse((512, 2048), density=0.3).budget
     314572
     >>> sf.double_sparse((512, 2048), density=0.3, inner="auto").inner
-    768
+    640
     """
     if isinstance(inner, str):
         if inner != "auto":
