@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from sparsefact.errors import ArgumentError
-from sparsefact.factorizers.alternating_state import AlternatingState
+from sparsefact.factorizers.alternating_polish import AlternatingState
 from sparsefact.factorizers.problem import FactorizationProblem
 from sparsefact.minimizers.admm import ADMM
 from sparsefact.minimizers.parameters import check_count, check_non_negative
