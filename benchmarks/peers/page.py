@@ -54,7 +54,7 @@ def _said(document: dict[str, Any]) -> list[str]:
         lines += ["**A small part only**, of `python -m benchmarks.peers --quick`: the small cases, few samples.", ""]
     load = (document["results"]["load_average"] or [0.0])[0]
     if load > BUSY * document["environment"]["cores"]:
-        lines += [f"**The machine was busy** (load average {load:.0f}), so the times say little.", ""]
+        lines += [f"**The machine had other work** (load average {load:.0f}): compare times as ratios.", ""]
     return lines
 
 
