@@ -171,7 +171,7 @@ def minimize(
 
 def _default(objective: Any, constraint: Any, quadratic: Quadratic | None) -> Solver:
     """Return the solver unless one is given; exchanges cost many fits without second derivatives."""
-    squares = quadratic is not None or hasattr(objective, "on_rows")
+    squares = quadratic is not None or isinstance(objective, LeastSquares)
     if squares and isinstance(constraint, TopK) and objective.shape[1] == 1:
         if constraint.count(objective.shape) <= min(objective.shape[0] // 4, _PURSUED):
             return MatchingPursuit()

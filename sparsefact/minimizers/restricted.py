@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sparsefact.backends.protocol import Backend
 from sparsefact.minimizers.adapted import dot, evaluate, measure, not_finite
 from sparsefact.minimizers.refit import refit
+from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 
 __all__ = ["Fit", "fit_on", "improve_on"]
@@ -71,7 +72,7 @@ def fit_on(
         return Fit(w, value, gradient, True)
     value, gradient = evaluate(objective, start, backend, where)
     first = Fit(start, value, gradient, False)
-    if objective.shapes is None and hasattr(objective.user, "on_rows"):
+    if isinstance(objective.user, LeastSquares):
         exact = _over_rows(objective, mask, first, backend, where)
         if exact is not None:
             return exact
