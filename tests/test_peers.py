@@ -304,12 +304,12 @@ def test_the_page_says_where_a_peer_is_better(results):
     assert "| absent | not installed: so it is |" in page.ways() and "1 s (once), 0.1, 0.0 MB" in page.ways()
 
 
-def test_the_page_says_that_the_numbers_are_few_or_the_machine_was_busy(results):
+def test_the_page_says_that_the_numbers_are_few_or_the_machine_had_other_work(results):
     results(document(sparsefact=row(1.0)))
     assert all("**" not in make().replace("**sparsefact**", "") for make in (page.peers, page.lost, page.ways))
     results(document(sparsefact=row(1.0)), quick=True, load_average=[7.2, 0.0, 0.0])
     for make in (page.peers, page.lost, page.ways):
-        assert "A small part only" in make() and "was busy** (load average 7)" in make()
+        assert "A small part only" in make() and "had other work** (load average 7)" in make()
 
 
 def test_ratios_of_other_result_files_are_ours_over_theirs(monkeypatch):

@@ -6,6 +6,7 @@ Dask runs the job of a lost worker again on another one; what comes back is whic
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -65,18 +66,23 @@ def execute_on_cluster(jobs: Sequence[Job], settle: Settle, tell: Tell, address:
     futures: dict[Any, Job] = {}
     # A new name each time: a scheduler remembers results by it, and a worker that outlives this run may still write.
     token = secrets.token_hex(16)
+    arrived = threading.Event()
     try:
         _check_workers(client, threads)
         for job in sorted(jobs, key=lambda job: job.target.shape[0] * job.target.shape[1], reverse=True):
             key = f"{job.target.name}-{token}"
-            futures[client.submit(_perform, _aside(job, token), key=key, pure=False)] = job
+            future = client.submit(_perform, _aside(job, token), key=key, pure=False)
+            # at once: what a worker has finished and not handed over is begun again when that worker is lost
+            future.add_done_callback(lambda _: arrived.set())
+            futures[future] = job
         while futures:
             for future in [future for future in futures if future.done()]:
                 job = futures.pop(future)
                 settle(job, _outcome(future, job, token, tell))
                 future.release()
             tell(Event("waiting", ""))
-            time.sleep(_TICK / 5 if any(future.done() for future in futures) else _TICK)
+            arrived.wait(_TICK)
+            arrived.clear()
     finally:
         client.cancel(list(futures), force=True)
         client.close()
