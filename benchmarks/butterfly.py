@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 import sparsefact as sf
 from benchmarks import peers_butterfly
-from benchmarks.record import write
+from benchmarks.record import versions, write
 from benchmarks.worker import PANEL, Path, Pattern, Worker, relative_error, sparse_factor
 
 SIZES = (1024, 2048, 4096, 8192)
@@ -336,7 +336,7 @@ def main(sizes: tuple[int, ...], who: str, no_peers: bool, rounds: int, part: st
     chains = list(other_chains(contest)) if part in ("all", "chains") else []
     contest.close()
     results = {
-        "peers": peers_butterfly.versions() if who != "ours" else {},
+        "peers": versions(peers_butterfly.PACKAGES) if who != "ours" else {},
         "load_average": load,
         "threads": {"sparsefact": os.environ.get("SPARSEFACT_NUM_THREADS"), "torch": peers_butterfly.torch_threads()},
         "square dyadic": rows,

@@ -11,7 +11,6 @@ same: what they say is recorded in place of a time.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
@@ -31,17 +30,6 @@ NUMPY_SVDS = ("numpy_svd", "scipy_svd", "scipy_svds_arpack", "scipy_svds_lobpcg"
 def installed(*names: str) -> bool:
     """Return whether all these packages can be imported."""
     return all(importlib.util.find_spec(name) is not None for name in names)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def torch_threads() -> int | None:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def environment() -> dict[str, Any]:
         "commit": _git(here, "rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git(here, "status", "--porcelain", "--untracked-files=no", "--", "../sparsefact")),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _git(where: Path, *arguments: str) -> str:

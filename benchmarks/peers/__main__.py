@@ -25,9 +25,9 @@ from benchmarks.peers import compare as ratios
 from benchmarks.peers import registry
 from benchmarks.peers.contest import Rules, execute, plan, table
 from benchmarks.peers.contest import run as run_cells
-from benchmarks.peers.journal import ROOT, Journal, Stale, identity, versions
+from benchmarks.peers.journal import PACKAGES, ROOT, Journal, Stale, identity
 from benchmarks.peers.layers import collect
-from benchmarks.record import write
+from benchmarks.record import versions, write
 
 BUILD = ROOT / "build" / "peers"
 
@@ -87,7 +87,7 @@ def run(
         "budget": rules.budget,
         "rounds": rules.rounds,
         "load_average": load,
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "order": [cell.key for cell in cells],
         "cases": table(cases, cells, journal.rows),
     }

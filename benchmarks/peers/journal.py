@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import environment
+from benchmarks.record import environment, versions
 from sparsefact.io.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,17 +21,6 @@ class Stale(Exception):
     """The journal belongs to other sources, versions or options; the message says where they differ."""
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the peers that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def identity(options: dict[str, Any]) -> dict[str, Any]:
     """Return what a measurement depends on: the machine, the commit, the sources, the versions and the options."""
     here = environment()
@@ -40,7 +28,7 @@ def identity(options: dict[str, Any]) -> dict[str, Any]:
     for path in sorted(each for room in ROOMS for each in (ROOT / room).rglob("*.py")):
         sources.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     kept = {name: here[name] for name in ("cpu", "cores", "python", "packages", "commit")}
-    return kept | {"sources": sources.hexdigest(), "peers": versions(), "options": options}
+    return kept | {"sources": sources.hexdigest(), "peers": versions(PACKAGES), "options": options}
 
 
 class Journal:
