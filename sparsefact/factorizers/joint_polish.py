@@ -126,17 +126,26 @@ class JointFit:
         """Take one step that lowers the loss, with as much damping as that needs; return whether there was one."""
         curvatures = self._curvatures()
         while self.damping < _LARGEST_DAMPING:
-            values = self._solve(curvatures, iterations)
-            for each, value in zip(values, self.values, strict=True):
-                each += value
-            loss, weighted = self._measure(values)
-            if loss < self.loss:
-                self.values, self.loss, self._weighted = values, loss, weighted
+            if self._try(curvatures, iterations):
                 self.damping = max(self.damping / 4, 1e-6)
                 return True
             self.damping *= 8
         self.damping = 1e-3
-        return False
+        # Near a term that is almost zero the product of the two changes outweighs both; of one alone the model is exact.
+        return self._try([curvatures[0], 0 * curvatures[1]], iterations) or self._try(
+            [0 * curvatures[0], curvatures[1]], iterations
+        )
+
+    def _try(self, curvatures: Pair, iterations: int) -> bool:
+        """Change the factors, but not where a curvature is zero, if that lowers the loss; return whether it did."""
+        values = self._solve(curvatures, iterations)
+        for each, value in zip(values, self.values, strict=True):
+            each += value
+        loss, weighted = self._measure(values)
+        if not loss < self.loss:
+            return False
+        self.values, self.loss, self._weighted = values, loss, weighted
+        return True
 
     def _solve(self, curvatures: Pair, iterations: int) -> Pair:
         """Return the changes that minimise the damped model on the supports, by conjugate gradients."""
