@@ -9,7 +9,8 @@ import numpy as np
 from sparsefact.backends.registry import device_of, get_backend
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
 from sparsefact.products import factors as _factors
-from sparsefact.products.plan import Direction, Plans
+from sparsefact.products.plan import Direction
+from sparsefact.products.plan_choice import Plans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
