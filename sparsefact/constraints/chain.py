@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Shape, as_matrix, check_int, check_shape, is_sparse
+from sparsefact.constraints.base import Shape, as_matrix, check_int, check_same_shape, is_sparse
 from sparsefact.constraints.chain_builders import ChainBuilders, Pattern
 from sparsefact.constraints.chain_rules import Merge, is_product, obstacle, reduction
 from sparsefact.constraints.kronecker_pair import is_redundant, merge, pattern, rank, unmerge
@@ -335,8 +335,8 @@ class Chain(ChainBuilders):
         -------
         int
         """
-        if shape is not None and check_shape(shape) != self.shape:
-            raise ShapeError(f"shape={tuple(shape)} is not the shape {self.shape} of this chain; pass that one or none")
+        if shape is not None:
+            check_same_shape(shape, self.shape, "chain")
         return self.nnz
 
     def contains(self, x: Any, *, rtol: float | None = None) -> bool:

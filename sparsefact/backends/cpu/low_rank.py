@@ -3,8 +3,8 @@
 For one triple of a block B with at least as many columns as rows: the eigenvector of B B^H by squaring that, then two
 products with B itself (`low_rank_kernels`); from 32 rows on Lanczos steps are quicker (`lanczos`).
 
-For r triples of blocks of at most 16 rows: the eigenvectors of G = B B^H by Jacobi rotations, then one-sided Jacobi on the
-rotated rows, which has the accuracy of an SVD of B (the kernels of the sweep). For larger ones: the leading
+For r triples of blocks of at most 16 rows: the eigenvectors of G = B B^H by Jacobi rotations, then one-sided Jacobi on
+the rotated rows, which has the accuracy of an SVD of B (the kernels of the sweep). For larger ones: the leading
 eigenvectors U of G, one step with B itself (``Q = orth(B^H U)``), and the small SVD of B Q. The step takes away what
 rounding in G mixed in from weaker directions, as long as sigma_r is not lost in G; where it is, and where r is not
 small against the block, LAPACK's SVD of the block does it.

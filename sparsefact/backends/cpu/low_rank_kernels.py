@@ -1,7 +1,8 @@
 """The kernels of the dominant singular triple of many small blocks.
 
-With B the block (p x q, p <= q, scaled to largest entry one), G = B B^H is squared (and divided by its trace) until its Frobenius norm says that one eigenvalue outweighs all others together; products with a vector lead to
-its eigenvector, or if they take long, G is squared again. After t squarings another direction has faded as
+With B the block (p x q, p <= q, scaled to largest entry one), G = B B^H is squared (and divided by its trace) until its
+Frobenius norm says that one eigenvalue outweighs all others together; products with a vector lead to its eigenvector,
+or if they take long, G is squared again. After t squarings another direction has faded as
 ``(sigma_2 / sigma_1)^(2^(t + 1))``; ties never fade, but then any direction among them captures the same energy. Two
 products with B itself follow, so the triple has the accuracy of B, not of G. For p = 2 the eigenvector has a closed
 form.
