@@ -14,7 +14,7 @@ import sparsefact as sf
 from sparsefact.backends.cuda import chain_product, kronecker
 from sparsefact.backends.reference import REFERENCE
 from sparsefact.errors import DeviceError, NonFiniteError
-from sparsefact.products import plan as plans
+from sparsefact.products import plan_choice as plans
 from sparsefact.products.csr_factor import CsrFactor
 from sparsefact.products.plan_cost_gpu import GpuSetting
 

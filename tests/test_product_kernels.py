@@ -21,7 +21,7 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.backends.reference import REFERENCE
 from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, DtypeError, ShapeError
-from sparsefact.products import plan as plans
+from sparsefact.products import plan_choice as plans
 from sparsefact.products.merge import merged_values
 from sparsefact.products.plan_cost import best_groups, merged_block, size_of
 

@@ -16,6 +16,7 @@ import numpy as np
 from sparsefact.backends.reference import REFERENCE
 from sparsefact.bench.cases import Case, Way, Work, eps_of, random_array
 from sparsefact.bench.devices import Device
+from sparsefact.bench.masks import mask_by_partition, mask_by_torch
 from sparsefact.bench.sparse_kernels import sparse_kernel_cases
 
 __all__ = ["kernel_cases", "kth_case", "sweep_case"]
@@ -101,30 +102,16 @@ def _mask_case(n: int, dtype: str) -> Case:
 
         work = Work([Way("sparsefact", [partial(device.backend.topk_mask, x, k) for x in xs], same, 0.0)])
         name = f"{device.library} argpartition"
-        work.ways.append(Way(name, [partial(_scattered, device.xp, x, k) for x in xs], as_good, 1e-9))
+        work.ways.append(Way(name, [partial(mask_by_partition, device.xp, x, k) for x in xs], as_good, 1e-9))
         found = device.torch()
         if found is not None:
             torch, put = found
-            calls = [partial(_torch_mask, torch, put(device.host(x)), k) for x in xs]
+            calls = [partial(mask_by_torch, torch, put(device.host(x)), k) for x in xs]
             work.attempt("torch topk", lambda: Way("torch topk", calls, as_good, 1e-9))
         return work
 
     formula = "bytes: n^2 (e + 1), the matrix read and the mask written; no flops are counted"
     return Case("kernels", "top-k mask", n, dtype, "density 0.1", n * n * (size + 1), 0, formula, prepare)
-
-
-def _scattered(xp: Any, x: Any, k: int) -> Any:
-    flat = xp.abs(x).reshape(-1)
-    mask = xp.zeros(flat.shape, dtype=bool)
-    mask[xp.argpartition(flat, flat.size - k)[flat.size - k :]] = True
-    return mask.reshape(x.shape)
-
-
-def _torch_mask(torch: Any, x: Any, k: int) -> Any:
-    flat = x.abs().reshape(-1)
-    mask = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
-    mask[torch.topk(flat, k, sorted=False).indices] = True
-    return mask.reshape(x.shape)
 
 
 def _rank_one_case(n: int, dtype: str, b: int) -> Case:

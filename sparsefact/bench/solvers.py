@@ -14,6 +14,7 @@ from scipy import sparse
 
 from sparsefact.bench.cases import Case, Way, Work, eps_of, random_array
 from sparsefact.bench.devices import Device, installed
+from sparsefact.bench.masks import mask_by_partition, mask_by_torch
 from sparsefact.bench.published import published_double_sparse
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.double_sparse import double_sparse
@@ -141,7 +142,7 @@ def double_sparse_case(n: int, dtype: str, outer: int, density: float = 0.3) -> 
         if target.dtype.kind == "c" or outer < 4:
             return work
         name = f"published, {device.library}"
-        call = partial(published_double_sparse, device.xp, a, density, outer, partial(_top, device.xp))
+        call = partial(published_double_sparse, device.xp, a, density, outer, partial(mask_by_partition, device.xp))
         work.ways.append(Way(name, [call], partial(check, name), _AS_GOOD))
         found = device.torch()
         if found is not None:
@@ -149,7 +150,7 @@ def double_sparse_case(n: int, dtype: str, outer: int, density: float = 0.3) -> 
             moved = put(host)
             for tf32 in (False, True) if device.is_gpu and dtype == "float32" else (False,):
                 name = "published, torch" + (" TF32" if tf32 else "")
-                call = partial(published_double_sparse, torch, moved, density, outer, partial(_torch_top, torch))
+                call = partial(published_double_sparse, torch, moved, density, outer, partial(mask_by_torch, torch))
                 work.ways.append(Way(name, [call], partial(check, name), _AS_GOOD, tf32))
         return work
 
@@ -160,20 +161,6 @@ def double_sparse_case(n: int, dtype: str, outer: int, density: float = 0.3) -> 
     flops = 24 * (4 if np.dtype(dtype).kind == "c" else 1) * outer * n**3
     detail = f"density {density}, {outer} outer"
     return Case("solvers", "double sparse", n, dtype, detail, n * n * size, flops, formula, prepare)
-
-
-def _top(xp: Any, x: Any, k: int) -> Any:
-    flat = xp.abs(x).reshape(-1)
-    mask = xp.zeros(flat.shape, dtype=bool)
-    mask[xp.argpartition(flat, flat.size - k)[flat.size - k :]] = True
-    return mask.reshape(x.shape)
-
-
-def _torch_top(torch: Any, x: Any, k: int) -> Any:
-    flat = x.abs().reshape(-1)
-    mask = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
-    mask[torch.topk(flat, k, sorted=False).indices] = True
-    return mask.reshape(x.shape)
 
 
 def _minimize_case(n: int, dtype: str) -> Case:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsefact.errors import ArgumentError, FormatError, StorageError
-from sparsefact.io.atomic import atomic_write
 from sparsefact.io.failure import quoted, storage_error
-from sparsefact.io.stream import write_all
+from sparsefact.io.stream import write_all, write_text
 
 __all__ = ["JOURNAL_NAME", "Journal", "check_identity", "difference", "read_journal"]
 
@@ -61,15 +60,7 @@ class Journal:
         """
         entry = {"kind": "begin", "format": FORMAT, "identity": dict(identity)}
         line, digest = _line("", entry)
-
-        def write(temporary: Path) -> None:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-            try:
-                write_all(descriptor, line)
-            finally:
-                os.close(descriptor)
-
-        atomic_write(path, write)
+        write_text(path, line)
         return cls(path, [entry], digest, len(line))
 
     @classmethod

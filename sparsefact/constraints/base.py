@@ -170,6 +170,32 @@ def density_of(count: int, entries: int) -> float:
     return density
 
 
+def kept_of(total: int, where: str, one: str, density: float | None, **count: int | None) -> int:
+    """Return how many of `total` things a density or a named count keeps, or refuse an impossible budget.
+
+    The sentence of the error says `where` they are, "entries of a row of shape (2, 3)", and what `one` is, "nonzero".
+    """
+    ((name, given),) = count.items()
+    if given is not None:
+        if given > total:
+            raise BudgetError(f"{name}={given} is more than the {total} {where}; pass at most {total}")
+        return given
+    density = density or 0.0
+    found = math.floor(density * total)
+    if found == 0:
+        raise BudgetError(
+            f"density={density} of the {total} {where} allows no {one}; "
+            + (f"pass at least {density_of(1, total)}" if total else "the shape must not be empty")
+        )
+    return found
+
+
+def check_same_shape(shape: Any, own: Shape, owner: str) -> None:
+    """Refuse a shape that is not the one (`own`) that a constraint, called `owner`, has itself."""
+    if check_shape(shape) != own:
+        raise ShapeError(f"shape={tuple(shape)} is not the shape {own} of this {owner}; pass that one or none")
+
+
 def kept(x: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Return a new array with the entries of `x` on the mask and zero elsewhere."""
     backend = get_backend(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,11 @@ from sparsefact.constraints.base import (
     check_density,
     check_int,
     check_shape,
-    density_of,
+    kept_of,
     nonzero_indices,
     two_dimensional,
 )
-from sparsefact.errors import ArgumentError, BudgetError, ShapeError
+from sparsefact.errors import ArgumentError, ShapeError
 
 __all__ = ["BlockTopK"]
 
@@ -104,22 +103,8 @@ class BlockTopK(Projection):
     def _kept(self, shape: Shape) -> int:
         """Return how many blocks of a matrix of this shape are kept."""
         grid = self._grid(shape)
-        total = grid[0] * grid[1]
-        if self.blocks is not None:
-            if self.blocks > total:
-                raise BudgetError(
-                    f"count={self.blocks} is more than the {total} blocks of a matrix of shape {tuple(shape)}; "
-                    f"pass at most {total}"
-                )
-            return self.blocks
-        density = self.density or 0.0
-        kept = math.floor(density * total)
-        if kept == 0:
-            raise BudgetError(
-                f"density={density} of the {total} blocks of a matrix of shape {tuple(shape)} allows no block; "
-                + (f"pass at least {density_of(1, total)}" if total else "the shape must not be empty")
-            )
-        return kept
+        where = f"blocks of a matrix of shape {tuple(shape)}"
+        return kept_of(grid[0] * grid[1], where, "block", self.density, count=self.blocks)
 
     def count(self, shape: Shape) -> int:
         """Return how many entries of a matrix of this shape may be nonzero.

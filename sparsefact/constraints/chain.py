@@ -12,7 +12,6 @@ Symbols: L factors; split s, 1-based, lies between factors s and s + 1; p = a_{l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,18 +20,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsefact.constraints.base import Shape, as_matrix, check_int, check_shape, is_sparse
+from sparsefact.constraints.base import Shape, as_matrix, check_int, check_same_shape, is_sparse
 from sparsefact.constraints.chain_builders import ChainBuilders, Pattern
-from sparsefact.constraints.kronecker_pair import (
-    broken_condition,
-    is_redundant,
-    merge,
-    pattern,
-    rank,
-    unmerge,
-)
+from sparsefact.constraints.chain_rules import Merge, is_product, obstacle, reduction
+from sparsefact.constraints.kronecker_pair import is_redundant, merge, pattern, rank, unmerge
 from sparsefact.constraints.kronecker_support import KroneckerSupport
-from sparsefact.constraints.kronecker_values import blocks_at, clear, values_on
 from sparsefact.errors import ArgumentError, ShapeError
 
 if TYPE_CHECKING:
@@ -132,7 +124,7 @@ class Chain(ChainBuilders):
     @property
     def is_chainable(self) -> bool:
         """Whether every pair of neighbours is chainable, which is what `sparsefact.Hierarchical` needs."""
-        return self._obstacle(1, len(self)) is None
+        return obstacle(self.factors, 1, len(self)) is None
 
     def obstacle(self) -> str | None:
         """Say why the chain is not chainable.
@@ -149,7 +141,7 @@ class Chain(ChainBuilders):
         >>> sf.Chain.kaleidoscope(4).obstacle()  # doctest: +ELLIPSIS
         'factors 3 and 4 of the chain, (2, 2, 2, 1) and (1, 2, 2, 2), are not chainable: a_3=2 does not divide a_4=1...
         """
-        return self._obstacle(1, len(self))
+        return obstacle(self.factors, 1, len(self))
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -161,7 +153,7 @@ class Chain(ChainBuilders):
             If the chain is not chainable, with the reason.
         """
         self._require_chainable()
-        return tuple(rank(left, right) for left, right in self._pairs())
+        return tuple(rank(left, right) for left, right in pairwise(self.factors))
 
     @property
     def product(self) -> KroneckerSupport:
@@ -198,9 +190,9 @@ class Chain(ChainBuilders):
                 f"first={first} and last={last} are no range of the {len(self)} factors; pass 1-based numbers with "
                 f"1 <= first <= last <= {len(self)}"
             )
-        obstacle = self._obstacle(first, last)
-        if obstacle is not None:
-            raise ArgumentError(obstacle)
+        reason = obstacle(self.factors, first, last)
+        if reason is not None:
+            raise ArgumentError(reason)
         return merge(self.factors[first - 1], self.factors[last - 1])
 
     def merged(self, groups: Sequence[int]) -> Chain:
@@ -249,7 +241,7 @@ class Chain(ChainBuilders):
             If the chain is not chainable, with the reason.
         """
         self._require_chainable()
-        return any(is_redundant(left, right) for left, right in self._pairs())
+        return any(is_redundant(left, right) for left, right in pairwise(self.factors))
 
     def reduced(self) -> Chain:
         """Return the chain without redundant pairs, which has the same products.
@@ -273,7 +265,8 @@ class Chain(ChainBuilders):
         >>> chain.reduced(), chain.kept_splits
         (Chain(<12 x 12: (1, 6, 6, 2) (6, 2, 2, 1)>), (2,))
         """
-        return self._reduction()[1]
+        merges, reduced = self._reduction()
+        return Chain(reduced) if merges else self
 
     @property
     def kept_splits(self) -> tuple[int, ...]:
@@ -285,7 +278,7 @@ class Chain(ChainBuilders):
             If the chain is not chainable, with the reason.
         """
         splits = list(range(1, len(self)))
-        for _, position in self._reduction()[0]:
+        for position, _, _ in self._reduction()[0]:
             del splits[position]
         return tuple(splits)
 
@@ -324,8 +317,7 @@ class Chain(ChainBuilders):
                     f"values of factor {number} have shape {np.shape(array)}, but the factor of the reduced chain is "
                     f"{pattern(factor)}; they must agree"
                 )
-        for chain, position in reversed(merges):
-            left, right = chain.factors[position : position + 2]
+        for position, left, right in reversed(merges):
             result[position : position + 1] = unmerge(result[position], left, right)
         return result
 
@@ -343,8 +335,8 @@ class Chain(ChainBuilders):
         -------
         int
         """
-        if shape is not None and check_shape(shape) != self.shape:
-            raise ShapeError(f"shape={tuple(shape)} is not the shape {self.shape} of this chain; pass that one or none")
+        if shape is not None:
+            check_same_shape(shape, self.shape, "chain")
         return self.nnz
 
     def contains(self, x: Any, *, rtol: float | None = None) -> bool:
@@ -382,29 +374,14 @@ class Chain(ChainBuilders):
         >>> sf.Chain.butterfly(8).contains(H), sf.Chain.butterfly(8).contains(H + np.eye(8))
         (True, False)
         """
-        reduced = self.reduced()
+        self._require_chainable()
         array = as_matrix("x", x.toarray() if is_sparse(x) else x)
         if array.shape != self.shape:
             raise ShapeError(f"x has shape {array.shape}, but the chain has shape {self.shape}; they must agree")
         array = array if array.dtype.itemsize >= 4 else array.astype(np.float32)
         tolerance = max(self.shape) * float(np.finfo(array.dtype).eps) if rtol is None else _check_rtol(rtol)
-        largest = max(float(abs(part).max()) for part in (array.real, array.imag))
-        if largest == 0:
-            return True
-        limit = int(np.finfo(array.dtype).maxexp) - 8
-        array = array * 2.0 ** -max(-limit, min(limit, math.frexp(largest)[1]))  # squares neither overflow nor vanish
-        allowed = tolerance * float(np.linalg.norm(array))
-        support = reduced.product
-        on = values_on(array, support).copy()
-        clear(array, support)  # a copy by now, the scaling made it
-        if float(np.linalg.norm(array)) > allowed:
-            return False
-        for split, bound in enumerate(reduced.ranks, 1):
-            blocks = blocks_at(on, reduced[split].a, reduced[split - 1].d)
-            singular_values = np.linalg.svd(blocks, compute_uv=False)
-            if float(np.linalg.norm(singular_values[..., bound:])) > allowed:
-                return False
-        return True
+        reduced = self.reduced()
+        return is_product(array, reduced.factors, reduced.ranks, tolerance)
 
     def contains_factors(self, factors: Sequence[Any]) -> bool:
         """Return whether each matrix, dense or scipy.sparse, is zero off its support.
@@ -455,40 +432,14 @@ class Chain(ChainBuilders):
 
     # inside
 
-    def _pairs(self) -> Iterable[tuple[KroneckerSupport, KroneckerSupport]]:
-        return pairwise(self.factors)
-
-    def _obstacle(self, first: int, last: int) -> str | None:
-        for s in range(first, last):
-            left, right = self.factors[s - 1], self.factors[s]
-            reason = broken_condition(left, right, s)
-            if reason is not None:
-                way_out = "sparsefact.PALM() takes any chain"
-                if all(broken_condition(*pair, 1) is None for pair in self.T._pairs()):
-                    way_out = "its transpose is, so sparsefact.Hierarchical() takes it, and sparsefact.PALM() any chain"
-                return (
-                    f"factors {s} and {s + 1} of the chain, {pattern(left)} and {pattern(right)}, are not chainable: "
-                    f"{reason}; {way_out}"
-                )
-        return None
-
     def _require_chainable(self) -> None:
-        obstacle = self.obstacle()
-        if obstacle is not None:
-            raise ArgumentError(obstacle)
+        reason = self.obstacle()
+        if reason is not None:
+            raise ArgumentError(reason)
 
-    def _reduction(self) -> tuple[list[tuple[Chain, int]], Chain]:
-        """Return the merges, each as the chain before it and the 0-based place of the pair, and the reduced chain."""
+    def _reduction(self) -> tuple[list[Merge], tuple[KroneckerSupport, ...]]:
         self._require_chainable()
-        merges: list[tuple[Chain, int]] = []
-        chain = self
-        while True:
-            position = next((i for i, pair in enumerate(chain._pairs()) if is_redundant(*pair)), None)
-            if position is None:
-                return merges, chain
-            merges.append((chain, position))
-            merged = merge(*chain.factors[position : position + 2])
-            chain = Chain((*chain.factors[:position], merged, *chain.factors[position + 2 :]))
+        return reduction(self.factors)
 
 
 def _support(number: int, factor: Any) -> KroneckerSupport:

@@ -19,6 +19,7 @@ from sparsefact.constraints.base import (
     as_matrix,
     check_density,
     check_int,
+    check_same_shape,
     check_scores,
     check_shape,
     density_of,
@@ -180,10 +181,8 @@ class DoubleSparse:
         -------
         int
         """
-        if shape is not None and check_shape(shape) != self.shape:
-            raise ShapeError(
-                f"shape={tuple(shape)} is not the shape {self.shape} of this constraint; pass that one or none"
-            )
+        if shape is not None:
+            check_same_shape(shape, self.shape, "constraint")
         return self.budget
 
     def mask(self, scores: Pair) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsefact.constraints.base import Projection, Shape, check_shape
 from sparsefact.errors import ShapeError
@@ -13,7 +14,7 @@ __all__ = ["FixedPositions"]
 
 
 class FixedPositions(Projection):
-    """The matrices of one shape that are zero outside given positions; a subclass has `shape` and `nnz`."""
+    """The matrices of one shape that are zero outside given positions; a subclass has `shape`, `nnz` and `_mask`."""
 
     __slots__ = ()
 
@@ -33,6 +34,23 @@ class FixedPositions(Projection):
             self._check(check_shape(shape), "the matrix")
         nnz: int = self.nnz
         return nnz
+
+    def mask(self: Any, scores: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+        """Return the support as a new dense boolean array, whatever the scores.
+
+        Parameters
+        ----------
+        scores : (m, n) array, optional
+            Only the shape is looked at.
+
+        Returns
+        -------
+        (m, n) bool array
+        """
+        if scores is not None:
+            self._check(scores.shape, "scores")
+        mask: NDArray[np.bool_] = self._mask()
+        return mask
 
     def _check(self: Any, shape: Any, name: str) -> None:
         """Refuse a shape that is not that of the support."""

@@ -68,20 +68,7 @@ class KroneckerSupport(FixedPositions):
         """The support of the transposed matrices: b and c change places."""
         return KroneckerSupport(self.a, self.c, self.b, self.d)
 
-    def mask(self, scores: NDArray[Any] | None = None) -> NDArray[np.bool_]:
-        """Return the support as a new dense boolean array, whatever the scores.
-
-        Parameters
-        ----------
-        scores : (m, n) array, optional
-            Only the shape is looked at.
-
-        Returns
-        -------
-        (m, n) bool array
-        """
-        if scores is not None:
-            self._check(scores.shape, "scores")
+    def _mask(self) -> NDArray[np.bool_]:
         mask = np.zeros((self.a, self.b, self.d, self.a, self.c, self.d), dtype=bool)
         block, inside = np.arange(self.a)[:, None], np.arange(self.d)
         mask[block, :, inside, block, :, inside] = True

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsefact.backends.registry import get_backend
-from sparsefact.constraints.base import Shape, as_matrix, check_density, check_int, check_shape, nonzeros
+from sparsefact.constraints.base import (
+    Shape,
+    as_matrix,
+    check_density,
+    check_int,
+    check_same_shape,
+    check_shape,
+    nonzeros,
+)
 from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.constraints.low_rank import LowRank, rank_of
 from sparsefact.constraints.top_k import TopK
@@ -128,10 +136,8 @@ class SparsePlusLowRank:
         -------
         int
         """
-        if shape is not None and check_shape(shape) != self.shape:
-            raise ShapeError(
-                f"shape={tuple(shape)} is not the shape {self.shape} of this constraint; pass that one or none"
-            )
+        if shape is not None:
+            check_same_shape(shape, self.shape, "constraint")
         return self.budget
 
     def project(self, x: Pair) -> Pair:

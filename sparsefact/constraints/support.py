@@ -140,20 +140,7 @@ class Support(FixedPositions):
         data = np.ones(self.nnz, dtype=bool)
         return scipy.sparse.csr_array((data, self._indices.copy(), self._indptr.copy()), shape=self._shape)
 
-    def mask(self, scores: NDArray[Any] | None = None) -> NDArray[np.bool_]:
-        """Return the support as a new dense boolean array, whatever the scores.
-
-        Parameters
-        ----------
-        scores : (m, n) array, optional
-            Only the shape is looked at.
-
-        Returns
-        -------
-        (m, n) bool array
-        """
-        if scores is not None:
-            self._check(scores.shape, "scores")
+    def _mask(self) -> NDArray[np.bool_]:
         mask = np.zeros(self._shape, dtype=bool)
         mask[self._rows(), self._indices] = True
         return mask

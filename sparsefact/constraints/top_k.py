@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,11 @@ from sparsefact.constraints.base import (
     check_count,
     check_density,
     check_shape,
-    density_of,
+    kept_of,
     nonzeros,
     two_dimensional,
 )
-from sparsefact.errors import ArgumentError, BudgetError
+from sparsefact.errors import ArgumentError
 
 __all__ = ["TopK"]
 
@@ -101,21 +100,8 @@ class TopK(Projection):
     def _each(self, shape: Shape) -> int:
         """Return the count of the matrix, of one row or of one column."""
         length = {"matrix": shape[0] * shape[1], "row": shape[1], "column": shape[0]}[self.per]
-        if self.nnz is not None:
-            if self.nnz > length:
-                raise BudgetError(
-                    f"nnz={self.nnz} is more than the {length} entries of a {self.per} of shape {tuple(shape)}; "
-                    f"pass at most {length}"
-                )
-            return self.nnz
-        density = self.density or 0.0
-        each = math.floor(density * length)
-        if each == 0:
-            raise BudgetError(
-                f"density={density} of the {length} entries of a {self.per} of shape {tuple(shape)} allows no nonzero; "
-                + (f"pass at least {density_of(1, length)}" if length else "the shape must not be empty")
-            )
-        return each
+        where = f"entries of a {self.per} of shape {tuple(shape)}"
+        return kept_of(length, where, "nonzero", self.density, nnz=self.nnz)
 
     def mask(self, scores: NDArray[Any]) -> NDArray[np.bool_]:
         """Return which entries are kept, exactly ``count(scores.shape)`` True: those of largest magnitude.

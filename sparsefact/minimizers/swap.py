@@ -137,9 +137,8 @@ class _QuadraticPolish:
             if not inside.size or not outside.size:
                 break
             coupling = swept[on[:, None], off[None, :]]
-            after = abs(values[on][:, None] - coupling * (values[off] / curved)[None, :]) ** 2
-            after /= 2 * (diagonal[on][:, None] + abs(coupling) ** 2 / curved[None, :])
-            net = xp.where(usable[None, :], after - gain[None, :], np.inf)
+            net = _net(values[on], diagonal[on], values[off], curved, coupling, gain)
+            net = xp.where(usable[None, :], net, np.inf)
             allowed = (groups[inside][:, None] == groups[outside][None, :]) & (groups[inside] >= 0)[:, None]
             if not allowed.all():
                 net = xp.where(self.backend.asarray(allowed), net, np.inf)
@@ -227,6 +226,21 @@ class _QuadraticPolish:
                     done += 1
         self.stale |= used
         return done
+
+
+def _net(
+    kept: NDArray[Any],
+    kept_diagonal: NDArray[Any],
+    dropped: NDArray[Any],
+    dropped_diagonal: NDArray[Any],
+    coupling: NDArray[Any],
+    gain: NDArray[Any],
+) -> NDArray[Any]:
+    """Return what each exchange of a kept entry (rows) for a dropped one (columns) changes, by the formulas above."""
+    after = abs(kept[:, None] - coupling * (dropped / dropped_diagonal)[None, :]) ** 2
+    after /= 2 * (kept_diagonal[:, None] + abs(coupling) ** 2 / dropped_diagonal[None, :])
+    net: NDArray[Any] = after - gain[None, :]
+    return net
 
 
 def _pivot(swept: NDArray[Any], k: int) -> None:
@@ -319,8 +333,5 @@ class _TriedPolish:
             _pivot(swept, int(k))
         diagonal, values = np.maximum(np.diag(swept[:, :-1]), 1e-300), swept[:, -1]
         coupling = swept[np.ix_(kept, dropped)]
-        step = values[dropped] / diagonal[dropped]
-        after = (values[kept][:, None] - coupling * step[None, :]) ** 2
-        after /= 2 * (diagonal[kept][:, None] + coupling**2 / diagonal[dropped][None, :])
-        net: NDArray[np.float64] = after - (values[dropped] ** 2 / (2 * diagonal[dropped]))[None, :]
-        return net
+        gain = values[dropped] ** 2 / (2 * diagonal[dropped])
+        return _net(values[kept], diagonal[kept], values[dropped], diagonal[dropped], coupling, gain)

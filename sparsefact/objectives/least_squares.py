@@ -7,7 +7,7 @@ Symbols: X (m, p) samples, Y (m, n) targets, W (p, n) the unknown, G = X^H X, C 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,18 +135,8 @@ class LeastSquares(Smooth):
         Chunks are multiplied in the type of the data and added in double precision.
         """
         if "quadratic" not in self._cache:
-            xp = module_of(self.X, self.Y)
-            p, n = self.shape
-            wide = np.complex128 if self.dtype.kind == "c" else np.float64
-            gram, cross = xp.zeros((p, p), dtype=wide), xp.zeros((p, n), dtype=wide)
-            energy: Any = 0.0
-            for x, y in self._chunks():
-                gram += x.conj().T @ x
-                cross += x.conj().T @ y
-                energy = energy + _energy(y)
-            # Rounding makes the two halves differ; a Gram matrix is Hermitian.
-            gram = (gram + gram.conj().T) / 2
-            quadratic = Quadratic(gram.astype(self.dtype), cross.astype(self.dtype), constant=0.5 * float(energy))
+            gram, cross, constant = self._normal_equations(self.shape[0], lambda x: x)
+            quadratic = Quadratic(gram.astype(self.dtype), cross.astype(self.dtype), constant=constant)
             self._cache["quadratic"] = quadratic
         found: Quadratic = self._cache["quadratic"]
         return found
@@ -159,16 +149,27 @@ class LeastSquares(Smooth):
         rows : (r,) integer array
             Which rows of W are left to choose.
         """
+        gram, cross, constant = self._normal_equations(len(rows), lambda x: x[:, rows].astype(self._wide, copy=False))
+        return Quadratic(gram, cross, constant=constant)
+
+    @property
+    def _wide(self) -> type[np.float64] | type[np.complex128]:
+        return np.complex128 if self.dtype.kind == "c" else np.float64
+
+    def _normal_equations(
+        self, p: int, taken: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> tuple[NDArray[Any], NDArray[Any], float]:
+        """Return X^H X, X^H Y and ||Y||^2 / 2 of the p columns that are taken of each chunk of X, in one pass."""
         xp = module_of(self.X, self.Y)
-        wide = np.complex128 if self.dtype.kind == "c" else np.float64
-        gram, cross = xp.zeros((len(rows),) * 2, dtype=wide), xp.zeros((len(rows), self.shape[1]), dtype=wide)
+        gram, cross = xp.zeros((p, p), dtype=self._wide), xp.zeros((p, self.shape[1]), dtype=self._wide)
         energy: Any = 0.0
         for x, y in self._chunks():
-            some = x[:, rows].astype(wide, copy=False)
+            some = taken(x)
             gram += some.conj().T @ some
             cross += some.conj().T @ y
             energy = energy + _energy(y)
-        return Quadratic((gram + gram.conj().T) / 2, cross, constant=0.5 * float(energy))
+        # Rounding makes the two halves differ; a Gram matrix is Hermitian.
+        return (gram + gram.conj().T) / 2, cross, 0.5 * float(energy)
 
     @property
     def prefers_quadratic(self) -> bool:
