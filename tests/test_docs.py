@@ -58,7 +58,7 @@ def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> Non
     file = tmp_path / f"page_{page.stem}.py"  # no name of a package that a block imports
     file.write_text(script, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "error", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
