@@ -119,10 +119,11 @@ def least_error(matrix):
             b = (y * z.conj()).sum(axis=-1)
             root = np.hypot(tilt, abs(b))
             total += ((abs(blocks) ** 2).sum(axis=(-1, -2)) / 2 - root).reshape(len(every), -1).sum(axis=1)
-            first, second = np.where(tilt >= 0, root + tilt, b), np.where(tilt >= 0, b.conj(), root - tilt)
-            length = np.sqrt(abs(first) ** 2 + abs(second) ** 2)
-            first, second = np.where(length > 0, first, 1.0), np.where(length > 0, second, 0.0)
-            x = (first.conj()[..., None] * y + second.conj()[..., None] * z) / np.where(length > 0, length, 1.0)[..., None]
+            # its leading eigenvector; where there is no such one, the first row
+            first = np.where(tilt >= 0, root + tilt, b) + (root == 0)
+            second = np.where(tilt >= 0, b.conj(), root - tilt)
+            length = np.hypot(abs(first), abs(second))
+            x = (first.conj() / length)[..., None] * y + (second.conj() / length)[..., None] * z
             x = x.reshape(2 * trees, rows // 2, width // 2)
         least = min(least, total.min())
     return np.sqrt(max(least, 0)) / np.linalg.norm(matrix)
