@@ -41,7 +41,7 @@ os.dup2(int(sys.argv[1]), 3)
 os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-_PATIENCE = 60.0  # seconds for one answer; a busy machine takes long to start a browser
+_PATIENCE = 300.0  # seconds for one answer; a busy machine takes long to start a browser
 
 
 def executable() -> str | None:
@@ -148,6 +148,8 @@ class Tab:
         if error:
             raise RuntimeError(f"{url}: {error}")
         self.browser.wait_for("Page.loadEventFired")
+        # the event may be that of the empty page before
+        self.value("new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))")
         self.value("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")  # drawn, and all is told
 
     def value(self, expression: str) -> Any:

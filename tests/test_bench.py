@@ -421,7 +421,7 @@ def session(tmp_path, *arguments):
 
 
 def test_the_rehearsal_goes_through_everything(tmp_path):
-    done = session(tmp_path, "--budget", "300", "--dry-run")
+    done = session(tmp_path, "--budget", "3600", "--dry-run")
     assert done.exit_code == 0, done.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {told["status"] for told in summary["steps"]} == {"done"}

@@ -102,7 +102,7 @@ def orders(items):
 
 
 def least_error(matrix):
-    """Return the least left-to-right error over all pairs of trees, by enumeration and small eigenproblems."""
+    """Return the least left-to-right error over all pairs of trees, by enumeration and 2 x 2 eigenproblems."""
     n = len(matrix)
     mirror = bit_reversal(n)
     every = np.array(list(orders(tuple(range(n)))))
@@ -113,9 +113,18 @@ def least_error(matrix):
         while x.shape[1] > 2:
             trees, rows, width = x.shape
             blocks = x.reshape(len(every), -1, 2, rows // 2, 2, width // 2).transpose(0, 1, 4, 3, 2, 5)
-            values, vectors = np.linalg.eigh(blocks @ blocks.conj().swapaxes(-1, -2))
-            total += values[..., 0].reshape(len(every), -1).sum(axis=1)
-            x = (vectors[..., 1:].conj().swapaxes(-1, -2) @ blocks).reshape(2 * trees, rows // 2, width // 2)
+            y, z = blocks[..., 0, :], blocks[..., 1, :]
+            # the Gram matrix [[half sum + tilt, b], [conj(b), half sum - tilt]] of two rows, and its eigenvalues
+            tilt = ((abs(y) ** 2).sum(axis=-1) - (abs(z) ** 2).sum(axis=-1)) / 2
+            b = (y * z.conj()).sum(axis=-1)
+            root = np.hypot(tilt, abs(b))
+            total += ((abs(blocks) ** 2).sum(axis=(-1, -2)) / 2 - root).reshape(len(every), -1).sum(axis=1)
+            # its leading eigenvector; where there is no such one, the first row
+            first = np.where(tilt >= 0, root + tilt, b) + (root == 0)
+            second = np.where(tilt >= 0, b.conj(), root - tilt)
+            length = np.hypot(abs(first), abs(second))
+            x = (first.conj() / length)[..., None] * y + (second.conj() / length)[..., None] * z
+            x = x.reshape(2 * trees, rows // 2, width // 2)
         least = min(least, total.min())
     return np.sqrt(max(least, 0)) / np.linalg.norm(matrix)
 

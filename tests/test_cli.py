@@ -394,38 +394,69 @@ def test_interrupt_keeps_the_old_output(checkpoint: Path, monkeypatch: pytest.Mo
     assert listing(checkpoint.parent) == before
 
 
+# the second matrix is begun, and goes on when it is told to
+HELD = """
+import sys
+from sparsefact.cli import main
+from sparsefact.factorizers.alternating import Alternating
+
+init, begun = Alternating.init, []
+
+def hold(*arguments):
+    begun.append(arguments)
+    if len(begun) == 2:
+        print("held", file=sys.stderr, flush=True)
+        sys.stdin.readline()
+    return init(*arguments)
+
+Alternating.init = hold
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def in_peace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A checkpoint of a few matrices, and its factor file."""
+    folder = tmp_path_factory.mktemp("peace")
+    rng = np.random.default_rng(0)
+    checkpoint, output = folder / "model.safetensors", folder / "out.safetensors"
+    save_file({f"layer.{i}": rng.standard_normal((40, 40)).astype(np.float32) for i in range(4)}, checkpoint)
+    assert invoke("factorize", checkpoint, "-o", output, "--effort", "fast").exit_code == 0
+    return checkpoint, output.read_bytes()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_keep_what_is_committed_and_nothing_else(tmp_path: Path, number: signal.Signals) -> None:
-    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
-    rng = np.random.default_rng(0)
-    save_file({f"layer.{i}": rng.standard_normal((96, 96)).astype(np.float32) for i in range(12)}, checkpoint)
+def test_signals_keep_what_is_committed_and_nothing_else(
+    in_peace: tuple[Path, bytes], tmp_path: Path, number: signal.Signals
+) -> None:
+    checkpoint, expected = in_peace
+    output = tmp_path / "out.safetensors"
     output.write_bytes(b"the old output")
-    command = [sys.executable, "-c", "from sparsefact.cli import main; main()"]
     job = subprocess.Popen(
-        [*command, "factorize", str(checkpoint), "-o", str(output), "--effort", "fast"],
+        [sys.executable, "-c", HELD, "factorize", str(checkpoint), "-o", str(output), "--effort", "fast"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
     assert job.stderr is not None
-    first = job.stderr.readline()  # one matrix is done, many are left
+    first = [job.stderr.readline() for _ in range(2)]
     job.send_signal(number)
-    stdout, stderr = job.communicate(timeout=60)
-    assert job.returncode == 75, (first, stderr)
+    stdout, stderr = job.communicate("\n", timeout=600)
+    assert first[1] == "held\n" and job.returncode == 75, (first, stderr)
     assert stdout == "" and "Traceback" not in stderr and "the same command goes on" in stderr
     partial = tmp_path / "out.safetensors.partial"
-    assert {file.name for file in tmp_path.iterdir()} == {checkpoint.name, output.name, partial.name}
+    assert {file.name for file in tmp_path.iterdir()} == {output.name, partial.name}
     assert output.read_bytes() == b"the old output"
     kept = {entry["file"] for entry in Journal.open(partial / JOURNAL_NAME).entries if entry["kind"] == "committed"}
-    assert kept and {file.name for file in partial.iterdir()} == kept | {JOURNAL_NAME, "recipe.toml"}
+    assert len(kept) == 1 and {file.name for file in partial.iterdir()} == kept | {JOURNAL_NAME, "recipe.toml"}
     done = invoke("factorize", checkpoint, "-o", output, "--effort", "fast", "--resume", "required", "--json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["resumed"] == len(kept)
-    assert {file.name for file in tmp_path.iterdir()} == {checkpoint.name, output.name}
-    fresh = invoke("factorize", checkpoint, "-o", tmp_path / "fresh.safetensors", "--effort", "fast")
-    assert fresh.exit_code == 0 and output.read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+    assert json.loads(done.stdout)["resumed"] == 1
+    assert {file.name for file in tmp_path.iterdir()} == {output.name}
+    assert output.read_bytes() == expected
 
 
 def test_names_cannot_reach_the_terminal_unescaped(tmp_path: Path) -> None:

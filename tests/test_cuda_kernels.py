@@ -82,7 +82,7 @@ def sanitized(*arguments):
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
     }
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_no_kernel_leaves_its_memory():

@@ -6,12 +6,12 @@ import ast
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from forks import Scripts
 
 from benchmarks.tables import TABLES, filled
 from sparsefact.cli.app import app
@@ -47,8 +47,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Scripts]:
+    scripts = Scripts()
+    yield scripts
+    scripts.close()
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
-def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path, scripts: Scripts) -> None:
     script, needs = "", packages_of(page)
     for line, code in blocks(page, "python"):
         ast.parse(code, page.name)
@@ -57,10 +64,8 @@ def test_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> Non
         script += "\n" * (line - script.count("\n")) + code  # a traceback names the line of the page
     file = tmp_path / f"page_{page.stem}.py"  # no name of a package that a block imports
     file.write_text(script, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(file)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    code, printed = scripts.run(file)
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

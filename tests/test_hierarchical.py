@@ -30,22 +30,30 @@ def target(shape, seed, is_complex=False, spread=1.0):
     return a + 1j * rng.standard_normal(shape) if is_complex else a
 
 
+@functools.lru_cache(1)
+def blocks(chain):
+    """The rows and the columns of the blocks of every split, one line for each block."""
+    whole, found = chain.partial(1, len(chain)), []
+    rows, cols = np.arange(chain.shape[0]), np.arange(chain.shape[1])
+    for left, right in itertools.pairwise(chain):
+        block_rows, block_cols = [], []
+        for i, residue in itertools.product(range(right.a), range(left.d)):
+            # rows of one residue and columns of one interval, inside one diagonal block and residue of the product
+            at_cols = cols[cols // (len(cols) // right.a) == i]
+            at_rows = rows[rows % left.d == residue]
+            outer = at_cols[0] // (len(cols) // whole.a)
+            block_rows.append(at_rows[at_rows // (len(rows) // whole.a) == outer])
+            block_cols.append(at_cols[at_cols % whole.d == residue % whole.d])
+        found.append((np.array(block_rows)[:, :, None], np.array(block_cols)[:, None, :]))
+    return found
+
+
 def truncated(a, chain, split):
     """P_s A: every block of the split truncated by a dense SVD, zero off the support of the product."""
-    left, right, whole = chain[split - 1], chain[split], chain.partial(1, len(chain))
-    out = np.zeros_like(a)
-    m, n = a.shape
-    rows, cols = np.arange(m), np.arange(n)
-    for i, residue in itertools.product(range(right.a), range(left.d)):
-        # rows of one residue and columns of one interval, inside one diagonal block and residue of the product
-        block_cols = cols[cols // (n // right.a) == i]
-        block_rows = rows[rows % left.d == residue]
-        outer = block_cols[0] // (n // whole.a)
-        block_rows = block_rows[block_rows // (m // whole.a) == outer]
-        block_cols = block_cols[block_cols % whole.d == residue % whole.d]
-        u, s, v = np.linalg.svd(a[np.ix_(block_rows, block_cols)], full_matrices=False)
-        r = chain.ranks[split - 1]
-        out[np.ix_(block_rows, block_cols)] = (u[:, :r] * s[:r]) @ v[:r]
+    out, r = np.zeros_like(a), chain.ranks[split - 1]
+    at = blocks(chain)[split - 1]
+    u, s, v = np.linalg.svd(a[at], full_matrices=False)
+    out[at] = (u[..., :r] * s[..., None, :r]) @ v[..., :r, :]
     return out
 
 

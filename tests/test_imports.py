@@ -97,7 +97,7 @@ def test_fronts_of_rooms_are_empty(path):
 
 def loaded_after(statement: str) -> set[str]:
     program = f"import sys\n{statement}\nprint(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=600)
     return {name.split(".")[0] for name in run.stdout.split()}
 
 

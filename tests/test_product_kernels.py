@@ -440,4 +440,4 @@ def test_a_plan_alone_loads_no_kernels():
         "F.plan(batch=64).explain()\n"
         "assert 'numba' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -153,15 +154,15 @@ def cluster(tmp_path: Path, workers: int, threads: int = 1) -> Iterator[tuple[st
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": tmp_path}
     processes = [subprocess.Popen([*start, *options], **quiet)]
     try:
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
+        deadline, address = time.monotonic() + 300, ""
+        while not address and time.monotonic() < deadline:
             time.sleep(0.1)
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # not there, or half written
+                address = json.loads(address_file.read_text())["address"]
         start = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(address_file)]
         options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
         processes += [subprocess.Popen([*start, *options], **quiet) for _ in range(workers)]
-        import json
-
-        yield json.loads(address_file.read_text())["address"], processes
+        yield address, processes
     finally:
         for process in processes:
             process.kill()
