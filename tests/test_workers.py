@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from crashing import Noted
 
-from sparsefact.checkpoints.estimate import PROCESS, memory_of
 from sparsefact.checkpoints.job import Job
 from sparsefact.checkpoints.journal import JOURNAL_NAME, read_journal
+from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.plan import Plan, plan
 from sparsefact.checkpoints.report import Event
 from sparsefact.checkpoints.run import run
