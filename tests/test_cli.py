@@ -581,6 +581,47 @@ def test_progress_bar_on_a_terminal(checkpoint: Path, monkeypatch: pytest.Monkey
     assert "\x1b[" in done.stderr and "block.1.weight" in done.stderr and "[2/2]" in done.stderr
 
 
+def test_the_bar_only_grows_while_matrices_are_measured_and_come_out_of_order(checkpoint: Path) -> None:
+    from sparsefact.checkpoints.plan import plan
+    from sparsefact.checkpoints.recipe import Recipe, Rule
+    from sparsefact.checkpoints.report import MEASURING, Event
+    from sparsefact.cli.progress import _Bar
+
+    work = plan(checkpoint, recipe=Recipe((Rule(targets=("block.*",)),), total=0.5))
+    first, second = (target.name for target in work.targets)
+    bar = _Bar(work)
+    seen = [
+        bar.after(Event("start", second, 1, 2, message=MEASURING)),
+        bar.after(Event("progress", second, 1, 2, 5, 10, message=MEASURING)),
+        bar.after(Event("measured", second, 1, 2, message=MEASURING)),
+        bar.after(Event("measured", first, 0, 2, message=MEASURING)),
+        bar.after(Event("start", second, 1, 2)),
+        bar.after(Event("progress", second, 1, 2, 5, 10)),
+        bar.after(Event("start", first, 0, 2)),
+        bar.after(Event("done", second, 1, 2)),
+        bar.after(Event("progress", first, 0, 2, 5, 10)),
+        bar.after(Event("done", first, 0, 2)),
+    ]
+    assert seen == sorted(seen) and seen[0] == 0 and seen[3] == bar.total / 2 and seen[-1] == bar.total
+    # what an earlier run has measured or committed is behind it
+    bar = _Bar(work)
+    assert bar.after(Event("resumed", first, 0, 2)) + bar.after(Event("resumed", second, 1, 2)) > bar.total
+
+
+def test_an_interruption_while_measuring_says_what_is_kept(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsefact.cli import progress
+
+    def interrupt(_: Any, event: Any) -> None:
+        if event.kind == "measured" and event.index == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress._Lines, "__call__", interrupt)
+    output = checkpoint.with_name("out")
+    done = invoke("factorize", checkpoint, "-o", output, "--total", "0.5")
+    assert done.exit_code == 75 and (output / "sparsefact.journal").exists()
+    assert "what was measured of 1 matrix is kept" in done.stderr and "same command goes on" in done.stderr
+
+
 def test_a_failure_is_told_once(checkpoint: Path) -> None:
     tensors = make_tensors()
     tensors["block.1.weight"][3, 5] = np.nan

@@ -22,9 +22,10 @@ from scipy.optimize import linprog
 import sparsefact as sf
 from sparsefact.checkpoints import estimate as estimate_module
 from sparsefact.checkpoints.budget import Curve, allocate, hull, probe_densities
-from sparsefact.checkpoints.estimate import Estimate, disk_of, estimate, memory_of, shortages
+from sparsefact.checkpoints.estimate import Estimate, disk_of, estimate, shortages
 from sparsefact.checkpoints.export import Factorized, export_dense
 from sparsefact.checkpoints.journal import JOURNAL_NAME, read_journal
+from sparsefact.checkpoints.memory import memory_of
 from sparsefact.checkpoints.methods import build_constraint, build_solver, density_for, nonzeros_of
 from sparsefact.checkpoints.names import CONSTRAINTS, SOLVERS, solvers_for
 from sparsefact.checkpoints.plan import plan

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from crashing import Noted
 
-from sparsefact.checkpoints.estimate import PROCESS, memory_of
 from sparsefact.checkpoints.job import Job
 from sparsefact.checkpoints.journal import JOURNAL_NAME, read_journal
+from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.plan import Plan, plan
 from sparsefact.checkpoints.report import Event
 from sparsefact.checkpoints.run import run
@@ -184,6 +184,27 @@ def test_a_cluster_gives_the_same_and_a_killed_worker_costs_a_retry(work, tmp_pa
     products = [path.read_bytes()[-200:] for path in sorted((tmp_path / "out").glob("factors-*"))]
     assert products == [path.read_bytes()[-200:] for path in sorted((tmp_path / "peace").glob("factors-*"))]
     assert verify(tmp_path / "out", against=work.source).ok
+
+
+def test_a_worker_that_dies_between_the_shard_and_the_answer_leaves_a_true_journal(work, tmp_path):
+    pytest.importorskip("distributed")
+    solver = noted(tmp_path, kills=1, wait=0.1, late=True)
+    with cluster(tmp_path, 2) as (address, _):
+        report = run(work, tmp_path / "out", solver=solver, scheduler=address, threads_per_job=1)
+    assert report.failed == () and counts(tmp_path) == {"30x20": 1, "16x40": 1, "24x20": 1, "20x20": 2}
+    entries = [entry for entry in read_journal(tmp_path / "out" / JOURNAL_NAME) if entry["kind"] == "committed"]
+    # each matrix once, by the process that was there at the end, with the bytes that are there
+    assert sorted(entry["name"] for entry in entries) == sorted(target.name for target in work.targets)
+    tried = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines() if line.startswith("20x20 ")]
+    workers = {entry["name"]: entry["worker"].rpartition(":")[2] for entry in entries}
+    assert workers["layer.0.weight"] == tried[1] != tried[0]
+    for entry in entries:
+        shard = (tmp_path / "out" / entry["file"]).read_bytes()
+        assert (len(shard), hashlib.sha256(shard).hexdigest()) == (entry["nbytes"], entry["sha256"])
+    assert not list((tmp_path / "out").glob(".sparsefact-*"))
+    assert verify(tmp_path / "out", against=work.source).ok
+    again = run(work, tmp_path / "out", solver=solver, threads_per_job=1, resume="required")
+    assert again.resumed == len(SIZES) and len((tmp_path / "log").read_text().splitlines()) == len(SIZES) + 1
 
 
 def test_a_scheduler_that_is_lost_ends_the_run_in_one_sentence_and_keeps_what_is_committed(work, tmp_path):

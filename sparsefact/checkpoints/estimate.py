@@ -1,9 +1,4 @@
-"""What a plan will take, before it starts: memory and disk as upper bounds, time as a guess from a short probe.
-
-The bounds of memory were measured (benchmarks/plan_memory.py): of a process that has the solver and its kernels
-loaded, and of what a factorization adds to it. They are checked by the tests never to be below what a run takes. The
-first run of all on a machine also compiles kernels, which takes some tens of megabytes more for a moment.
-"""
+"""What a plan will take, before it starts: memory and disk as upper bounds, time as a guess from a short probe."""
 
 from __future__ import annotations
 
@@ -16,42 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.methods import build_constraint, build_solver
 from sparsefact.checkpoints.plan import Plan, Target
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
+from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
 from sparsefact.errors import StorageError
 from sparsefact.factorizers.alternating import Alternating
 from sparsefact.factorizers.factorize import factorize
 from sparsefact.io.checkpoint import open_checkpoint
 
 __all__ = [
-    "PROCESS",
     "Estimate",
     "disk_of",
     "estimate",
     "free_memory",
-    "memory_of",
     "refuse_what_will_not_fit",
     "shortages",
 ]
 
-PROCESS = 176 << 20  # bytes of a process with everything loaded
-_FIXED = 25 << 20  # bytes that any factorization adds: buffers of the BLAS, vectors of the timed products
-_MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, besides
-_FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
-_STORED = 3.5  # so many more of the excess
-_GRAMS = 11.0  # arrays of the size of each Gram matrix
-_PROJECTED = 3.6  # arrays of the size of the matrix that its projection takes, and
-_PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
-# With a gram: arrays of the size of the matrix that a solver of one matrix holds, and of the size of each Gram matrix.
-_SINGLE = {"matching-pursuit": 13.5, "sequential-attention": 20.5, "deep-weight-factorization": 11.5}
-_OTHER_SINGLE, _SINGLE_GRAMS = 15.5, 5.3
-_CHAIN, _CHAIN_VALUES = 2.75, 4.0  # arrays of the size of the matrix, and of all values, that a chain takes, and
-_PANELS, _MOST_PANELS = 2.75, 56 << 20  # so many of the matrix for its panels, and their bytes at most
-_DEEPER = 3.0  # arrays of the size of the matrix for each further factor of every weight
 _PROJECTION = 4e-8  # seconds for an entry, that a projection takes
-_WEIGHED = 3.0  # arrays of the size of both dense factors that the gram makes necessary
 _RECORD = 3200  # bytes of a record, its journal line and its entry in the index, without the names
 _NAMES = 24  # how often the name of a matrix is written
 _FURTHER, _FURTHER_NAMES = 800, 6  # the same of each factor beyond the second
@@ -88,41 +68,6 @@ class Estimate:
     largest: str
 
 
-def memory_of(target: Target) -> int:
-    """Return an upper bound of the bytes that factorizing a matrix adds to a process.
-
-    Parameters
-    ----------
-    target : Target
-        The matrix and how it is factorized.
-
-    Returns
-    -------
-    int
-    """
-    m, n = target.shape
-    itemsize = 8 if target.dtype == "F64" else 4
-    entries = sum({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
-    if target.rule.constraint == "single":
-        if not target.rule.grams:
-            density = 1.0 if target.budget is None else target.budget / (m * n)
-            return int(_FIXED + (_PROJECTED + _PROJECTION_KEPT * density) * m * n * itemsize)
-        arrays = _SINGLE.get(target.rule.solver or "", _OTHER_SINGLE)
-        arrays += _DEEPER * max(0, target.rule.options.get("depth", 2) - 2)
-        return int(_FIXED + (arrays * m * n + _SINGLE_GRAMS * entries) * itemsize)
-    chain = isinstance(target.constraint, Chain) and target.rule.solver in (None, "hierarchical")
-    if chain and not target.rule.grams:
-        whole = m * n * itemsize
-        values = target.constraint.nnz * itemsize
-        return int(_FIXED + _CHAIN * whole + min(_PANELS * whole, _MOST_PANELS) + _CHAIN_VALUES * values)
-    factors = min(m, n) * (m + n) * itemsize
-    density = 1.0 if target.budget is None else target.budget / (m * n)
-    total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
-    if target.rule.grams:
-        total += _WEIGHED * factors + _GRAMS * entries * itemsize
-    return int(total)
-
-
 def disk_of(target: Target, total: float | None = None) -> int:
     """Return an upper bound of the bytes of a matrix's factors and of all that is written about them.
 
@@ -146,6 +91,8 @@ def disk_of(target: Target, total: float | None = None) -> int:
     if isinstance(constraint, Chain):
         further = max(0, len(constraint) - 2) * (_FURTHER + _FURTHER_NAMES * len(target.name.encode()))
         return int(constraint.nnz) * stored + about + further
+    if isinstance(constraint, SparsePlusLowRank):
+        return _stored_sum(constraint, stored) + about
     if not isinstance(constraint, DoubleSparse):
         return _stored(target.shape, constraint.count(target.shape), stored) + about
     least, most = constraint.left_bounds
@@ -156,6 +103,18 @@ def disk_of(target: Target, total: float | None = None) -> int:
         _stored(constraint.left_shape, left, stored) + _stored(constraint.right_shape, constraint.budget - left, stored)
         for left in splits
     )
+
+
+def _stored_sum(constraint: SparsePlusLowRank, itemsize: int) -> int:
+    """Return the bytes of a sparse matrix and one of low rank at the worst of the ranks that it may get."""
+    m, n = constraint.shape
+    most = constraint.largest_rank if constraint.rank is None else constraint.rank
+    found = [_stored((m, n), constraint.budget, itemsize)]
+    for rank in sorted({round(step) for step in np.linspace(1, most, 65)}) if most else ():
+        inner, unit, sparse = min(m, n) + rank, min(m, n), constraint.sparse_nnz(rank)
+        left, right = (unit, sparse) if m <= n else (sparse, unit)
+        found.append(_stored((m, inner), left + rank * m, itemsize) + _stored((inner, n), right + rank * n, itemsize))
+    return max(found)
 
 
 def _stored(shape: tuple[int, int], nnz: int, itemsize: int) -> int:

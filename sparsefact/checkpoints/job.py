@@ -23,7 +23,7 @@ from sparsefact.checkpoints.grams import read_grams
 from sparsefact.checkpoints.measure import magnitude_error, product_times
 from sparsefact.checkpoints.methods import build_constraint, density_for, nonzeros_of
 from sparsefact.checkpoints.plan import Target
-from sparsefact.checkpoints.report import Event, MatrixReport
+from sparsefact.checkpoints.report import MEASURING, Event, MatrixReport
 from sparsefact.constraints.double_sparse import double_sparse
 from sparsefact.errors import ArgumentError, BudgetError, FormatError, NonFiniteError, SparsefactError, StorageError
 from sparsefact.factorizers.factorize import factorize
@@ -130,14 +130,15 @@ def perform(job: Job, tell: Tell) -> Outcome:
     """
     target, begin = job.target, time.perf_counter()
     worker = f"{socket.gethostname()}:{os.getpid()}"
+    about = MEASURING if job.densities else ""
 
     def watch(progress: Any) -> bool:
         seconds = time.perf_counter() - begin
         step, steps = progress.iteration, progress.total or 0
-        tell(Event("progress", target.name, job.index, job.total, step, steps, progress.error, seconds))
+        tell(Event("progress", target.name, job.index, job.total, step, steps, progress.error, seconds, message=about))
         return False
 
-    tell(Event("start", target.name, job.index, job.total))
+    tell(Event("start", target.name, job.index, job.total, message=about))
     try:
         with open_checkpoint(job.source) as checkpoint:
             A = _finite_matrix(checkpoint.read(target.name), target.name)
@@ -148,7 +149,8 @@ def perform(job: Job, tell: Tell) -> Outcome:
 
             if job.densities:
                 curve = tuple(_point(A, density, solve) for density in job.densities)
-                tell(Event("measured", target.name, job.index, job.total, seconds=time.perf_counter() - begin))
+                seconds = time.perf_counter() - begin
+                tell(Event("measured", target.name, job.index, job.total, seconds=seconds, message=about))
                 return Outcome(None, curve=curve, worker=worker)
             if target.constraint is None and target.rule.tolerance is not None:
                 target, F = _within(target, target.rule.tolerance, solve)

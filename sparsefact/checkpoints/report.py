@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Event", "MatrixReport", "RunReport"]
+__all__ = ["MEASURING", "Event", "MatrixReport", "RunReport"]
+
+MEASURING = "measuring"
+"""The message of events of a matrix whose errors are measured first, for its share of a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Event:
     seconds : float
         Since the matrix was begun.
     message : str
-        Why it failed or is copied.
+        Why it failed or is copied; `MEASURING` while its share of a budget is looked for.
     """
 
     kind: str

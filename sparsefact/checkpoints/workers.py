@@ -19,8 +19,9 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from sparsefact.backends.registry import get_backend
-from sparsefact.checkpoints.estimate import PROCESS, free_memory, memory_of
+from sparsefact.checkpoints.estimate import free_memory
 from sparsefact.checkpoints.job import Job, Tell, lost, perform
+from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.report import Event
 from sparsefact.checkpoints.threads import THREAD_VARIABLES
 from sparsefact.errors import DeviceError, StorageError

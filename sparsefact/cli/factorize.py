@@ -233,13 +233,18 @@ def _kept(output: Path) -> str:
 
     folder = output if output.suffix != ".safetensors" else output.with_name(output.name + ".partial")
     try:
-        done = sum(entry["kind"] == "committed" for entry in Journal.open(folder / JOURNAL_NAME).entries)
+        kinds = [entry["kind"] for entry in Journal.open(folder / JOURNAL_NAME).entries]
     except (SparsefactError, OSError):
-        done = 0
+        kinds = []
+    done = kinds.count("committed")
+    where = printable(str(folder))
+    if not done and (curves := kinds.count("curve")):
+        of = "1 matrix" if curves == 1 else f"{curves} matrices"
+        return f"what was measured of {of} is kept in {where}; the same command goes on from there."
     if not done:
         return "nothing was finished, and the output is as it was before."
     kept = "1 matrix is" if done == 1 else f"{done} matrices are"
-    return f"{kept} kept in {printable(str(folder))}; the same command goes on from there."
+    return f"{kept} kept in {where}; the same command goes on from there."
 
 
 def _show_plan(work: Plan, needs: Estimate, *, as_json: bool) -> None:

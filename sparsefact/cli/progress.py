@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sparsefact.checkpoints.report import MEASURING
 from sparsefact.cli.text import duration, percent, printable, shortened
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["show_progress"]
 
 _QUIET_SECONDS = 30.0  # off a terminal, a long matrix speaks at most this often
+_MEASURING = "measuring, "
 _BAR = 10
 _REST = _BAR + len("  100 %  iteration 50/50, error 12.34 %  0:00:00 ")
 
@@ -48,30 +50,51 @@ def show_progress(plan: Plan) -> Iterator[Callable[[Event], None]]:
         console=screen,
         transient=True,
     ) as progress:
-        # Alternating over an m x n matrix is dominated by products with a square factor of side min(m, n).
-        costs = [target.shape[0] * target.shape[1] * min(target.shape) for target in plan.targets]
-        task = progress.add_task("", total=max(sum(costs), 1), detail="")
+        bar = _Bar(plan)
+        task = progress.add_task("", total=bar.total, detail="")
 
         def show(event: Event) -> None:
-            if event.kind == "copied":
+            if event.kind in ("copied", "waiting"):
                 return
             if event.kind == "writing":
-                progress.update(task, description="writing", detail="", completed=sum(costs))
+                progress.update(task, description="writing", detail="", completed=bar.total)
                 return
             if event.kind == "failed":
                 screen.print(_line(event), style="red", soft_wrap=True)
-            share = event.iteration / event.iterations if event.kind == "progress" and event.iterations else 0.0
-            ended = event.kind in ("done", "failed")
-            count = f"[{event.index + 1}/{event.total}] "
+            count = f"[{event.index + 1}/{event.total}] {_MEASURING if event.message == MEASURING else ''}"
             progress.update(
                 task,
                 description=count + shortened(printable(event.name), screen.width - len(count) - _REST),
                 detail=_detail(event),
-                completed=sum(costs[: event.index + ended]) + share * costs[event.index],
+                completed=bar.after(event),
                 refresh=event.kind != "progress",
             )
 
         yield show
+
+
+class _Bar:
+    """How much of a run is done, also while several matrices are in hand and the first ones come last."""
+
+    def __init__(self, plan: Plan) -> None:
+        # Alternating over an m x n matrix is dominated by products with a square factor of side min(m, n).
+        costs = {target.name: target.shape[0] * target.shape[1] * min(target.shape) for target in plan.targets}
+        shared = [] if plan.recipe.total is None else [t.name for t in plan.targets if t.constraint is None]
+        self._costs = {("", name): cost for name, cost in costs.items()}
+        self._costs |= {(MEASURING, name): costs[name] for name in shared}
+        self._shares: dict[tuple[str, str], float] = {}
+        self.total = max(sum(self._costs.values()), 1)
+
+    def after(self, event: Event) -> float:
+        """Return how much is done after an event."""
+        share = event.iteration / event.iterations if event.kind == "progress" and event.iterations else 0.0
+        measuring = event.message == MEASURING
+        if event.kind in ("done", "failed", "resumed", "measured"):
+            share = 1.0
+        self._shares[MEASURING if measuring else "", event.name] = share
+        if not measuring:  # its curve, perhaps of an earlier run, is known
+            self._shares[MEASURING, event.name] = 1.0
+        return sum(share * self._costs.get(kind, 0) for kind, share in self._shares.items())
 
 
 class _Lines:
@@ -82,7 +105,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if event.kind in ("done", "failed", "writing") or (
+        if event.kind in ("done", "failed", "measured", "writing") or (
             event.kind == "progress" and now - self._last >= _QUIET_SECONDS
         ):
             self._last = now
@@ -102,4 +125,6 @@ def _line(event: Event) -> str:
         return head + f"failed: {printable(event.message)}"
     if event.kind == "done":
         return head + f"error {percent(event.error)} in {duration(event.seconds)}"
-    return head + _detail(event)
+    if event.kind == "measured":
+        return head + f"measured in {duration(event.seconds)}"
+    return head + (_MEASURING if event.message == MEASURING else "") + _detail(event)
