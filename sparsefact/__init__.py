@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparsefact.analysis.probe_closedness import probe_closedness
     from sparsefact.analysis.relu import relu_training_wellposed
     from sparsefact.analysis.tractability import Tractability, tractability
+    from sparsefact.checkpoints.factor_file import load
     from sparsefact.constraints.block_top_k import BlockTopK
     from sparsefact.constraints.chain import Chain
     from sparsefact.constraints.dense import Dense
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from sparsefact.products.factorization import Factorization
     from sparsefact.products.factors import KroneckerFactor
     from sparsefact.products.status import Status
-    from sparsefact.products.storage import load
 
 __version__ = "0.1.0"
 
@@ -117,7 +117,7 @@ _HOME = {
     "double_sparse": "sparsefact.constraints.double_sparse",
     "factorize": "sparsefact.factorizers.factorize",
     "landscape": "sparsefact.analysis.landscape",
-    "load": "sparsefact.products.storage",
+    "load": "sparsefact.checkpoints.factor_file",
     "minimize": "sparsefact.minimizers.minimize",
     "probe_closedness": "sparsefact.analysis.probe_closedness",
     "probe_landscape": "sparsefact.factorizers.probe_landscape",

@@ -1,6 +1,7 @@
 """Factorized layers in PyTorch, and Gram matrices of the inputs that the layers of a model see. Needs the extra torch.
 
-`FactorizedLinear` stands where `torch.nn.Linear` stood and multiplies by the factors, one after another.
+`FactorizedLinear` stands where `torch.nn.Linear` stood and multiplies by the factors, one after another: Kronecker
+factors as batches of small dense products, neighbours with small blocks merged before.
 `collect_grams` runs a model on examples and adds up X^T X at every linear layer, for ``sparsefact factorize --gram``.
 `to_torch` and `from_torch` turn the factors of a `Factorization` into tensors and back.
 """
@@ -27,9 +28,14 @@ from sparsefact.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from sparsefact.io.failure import quoted
 from sparsefact.io.write import write_tensors
 from sparsefact.products.factorization import Factorization
-from sparsefact.products.factors import is_dense
+from sparsefact.products.factors import KroneckerFactor, is_dense
 
 __all__ = ["FactorizedLinear", "collect_grams", "from_torch", "replace_linears", "to_torch"]
+
+
+# Neighbouring Kronecker factors are merged up to blocks of this side: more arithmetic, but in products of a size that is
+# fast.
+_BLOCK = 32
 
 
 class FactorizedLinear(torch.nn.Module):
@@ -46,8 +52,14 @@ class FactorizedLinear(torch.nn.Module):
 
     Attributes
     ----------
-    factors : list of sparse CSR tensors
-        In the order of the product. They are buffers: they move with the module, and are not trained.
+    factors : list of tensors
+        In the order of the product: of sparse factors CSR tensors, of dense ones dense tensors, of Kronecker factors
+        their values of shape (a, b, c, d). They are buffers, which move with the module and are not trained; results
+        are differentiable in dense and Kronecker ones that require gradients.
+
+    Notes
+    -----
+    A `state_dict` of an earlier version, where all factors were sparse CSR tensors, is loaded too.
 
     Examples
     --------
@@ -56,6 +68,8 @@ class FactorizedLinear(torch.nn.Module):
     >>> FactorizedLinear(F)(torch.ones(1, 3))
     tensor([[3., 3.]])
     """
+
+    _version = 2
 
     def __init__(self, factorization: Factorization, bias: Any = None, *, dtype: Any = None) -> None:
         super().__init__()
@@ -66,7 +80,8 @@ class FactorizedLinear(torch.nn.Module):
             raise ShapeError(f"bias has shape {tuple(bias.shape)}, and it must be ({self.out_features},)")
         self._count = len(factorization.factors)
         for j, factor in enumerate(factorization.factors):
-            self.register_buffer(f"factor_{j}", _sparse(factor, dtype))
+            self.register_buffer(f"factor_{j}", _tensor(factor, dtype))
+        self._merged: tuple[list[Any], list[Any], list[Any]] | None = None
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     @property
@@ -88,7 +103,7 @@ class FactorizedLinear(torch.nn.Module):
         """
         factors = self.factors
         y = x.reshape(-1, self.in_features).t().to(factors[0].dtype)
-        for factor in reversed(factors):
+        for factor in reversed(self._multiplied(factors)):
             y = factor @ y
         y = y.t().to(x.dtype)
         if self.bias is not None:
@@ -97,18 +112,121 @@ class FactorizedLinear(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Return what PyTorch shows of the layer."""
-        shapes = " @ ".join(f"{tuple(factor.shape)}" for factor in self.factors)
+        shapes = " @ ".join(f"{_shape(factor)}" for factor in self.factors)
         return f"in_features={self.in_features}, out_features={self.out_features}, factors={shapes}"
+
+    def _multiplied(self, factors: list[Any]) -> list[Any]:
+        """Return the factors as they are multiplied, Kronecker ones merged; kept while no factor changes."""
+        if torch.is_grad_enabled() and any(factor.requires_grad for factor in factors):
+            return _ready(factors)
+        versions = [0 if factor.is_inference() else factor._version for factor in factors]
+        if self._merged is not None:
+            of, at, found = self._merged
+            if at == versions and all(old is new for old, new in zip(of, factors, strict=True)):
+                return found
+        self._merged = factors, versions, _ready(factors)
+        return self._merged[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_merged": None}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        # in the first version every factor was a sparse CSR tensor, each row of which held all its values in order
+        for j, factor in enumerate(self.factors):
+            key = f"{prefix}factor_{j}"
+            given = state_dict.get(key)
+            if factor.layout == torch.strided and getattr(given, "layout", None) == torch.sparse_csr:
+                fits = tuple(given.shape) == _shape(factor) and given.values().numel() == factor.numel()
+                if fits and bool((_columns(factor).to(given.device) == given.col_indices()).all()):
+                    state_dict[key] = _in_rows(given.values(), tuple(factor.shape))
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+
+
+def _tensor(factor: Any, dtype: Any) -> Any:
+    """Return a factor as the tensor that a layer holds."""
+    if isinstance(factor, (KroneckerFactor, np.ndarray)):
+        values = factor.values if isinstance(factor, KroneckerFactor) else factor
+        found = torch.from_numpy(np.array(values, order="C"))
+        return found if dtype is None else found.to(dtype)
+    return _sparse(factor, dtype)
+
+
+def _shape(factor: Any) -> tuple[int, int]:
+    """Return the shape of the matrix that a tensor of a layer stands for."""
+    if factor.ndim == 2:
+        return tuple(factor.shape)
+    a, b, c, d = factor.shape
+    return a * b * d, a * c * d
+
+
+def _columns(factor: Any) -> Any:
+    """Return the column indices that a dense or Kronecker factor has as a CSR tensor."""
+    if factor.ndim == 2:
+        return torch.arange(factor.shape[1]).repeat(factor.shape[0])
+    a, b, c, d = factor.shape
+    i, q, r = torch.arange(a).view(a, 1, 1, 1), torch.arange(d).view(1, 1, d, 1), torch.arange(c)
+    return ((i * c + r) * d + q).expand(a, b, d, c).reshape(-1)
+
+
+def _in_rows(values: Any, shape: tuple[int, ...]) -> Any:
+    """Return values that stand row by row as a dense tensor of a factor's shape."""
+    if len(shape) == 2:
+        return values.reshape(shape)
+    a, b, c, d = shape
+    return values.reshape(a, b, d, c).permute(0, 1, 3, 2).contiguous()
+
+
+def _merged(factors: list[Any]) -> list[Any]:
+    """Return the factors with neighbouring Kronecker factors multiplied out, while their blocks stay small."""
+    found: list[Any] = []
+    for factor in factors:
+        pair = _pair(found[-1], factor) if found and factor.ndim == found[-1].ndim == 4 else None
+        if pair is None:
+            found.append(factor)
+        else:
+            found[-1] = pair
+    return found
+
+
+def _pair(left: Any, right: Any) -> Any:
+    """Return the product of two Kronecker factors as one, or None where it is none or has too large blocks.
+
+    With a2 = a1 x, d1 = d2 y, c1 = x r and b2 = r y:
+    values[i, (b y), (x c), q] = sum over r of left[i, b, (x r), (y q)] right[(i x), (r y), c, q].
+    """
+    (a1, b1, c1, d1), (a2, b2, c2, d2) = left.shape, right.shape
+    x, y = a2 // a1, d1 // d2
+    if a2 % a1 or d1 % d2 or c1 % x or b2 % y or max(b1 * y, x * c2) > _BLOCK:
+        return None
+    r = c1 // x
+    values = torch.einsum(
+        "ibxryq,ixrycq->ibyxcq", left.reshape(a1, b1, x, r, y, d2), right.reshape(a1, x, r, y, c2, d2)
+    )
+    return values.reshape(a1, b1 * y, x * c2, d2)
+
+
+def _ready(factors: list[Any]) -> list[Any]:
+    """Return what multiplies, from left to right."""
+    return [_Blocks(factor) if factor.ndim == 4 else factor for factor in _merged(factors)]
+
+
+class _Blocks:
+    """A Kronecker factor as a * d dense matrices of b x c, which multiply a matrix (a c d, k) in one batch."""
+
+    def __init__(self, values: Any) -> None:
+        self.shape = tuple(values.shape)
+        a, b, c, d = self.shape
+        self.blocks = values.permute(0, 3, 1, 2).reshape(a * d, b, c)
+
+    def __matmul__(self, y: Any) -> Any:
+        (a, b, c, d), k = self.shape, y.shape[1]
+        parts = y.reshape(a, c, d, k).transpose(1, 2).reshape(a * d, c, k)
+        return torch.bmm(self.blocks, parts).reshape(a, d, b, k).transpose(1, 2).reshape(a * b * d, k)
 
 
 def _sparse(factor: Any, dtype: Any) -> Any:
     """Return a factor as a sparse CSR tensor; its support is kept, zeros in it too."""
-    if isinstance(factor, np.ndarray):
-        rows, columns = factor.shape
-        indptr = np.arange(rows + 1, dtype=np.int64) * columns
-        matrix: Any = sparse.csr_array((factor.reshape(-1), np.tile(np.arange(columns), rows), indptr), factor.shape)
-    else:
-        matrix = factor.tocsr()
+    matrix = factor.tocsr()
     parts = (torch.from_numpy(np.array(part)) for part in (matrix.indptr, matrix.indices, matrix.data))
     indptr, indices, values = parts
     with _quiet():
@@ -170,13 +288,15 @@ def from_torch(tensors: Any) -> Factorization:
     Parameters
     ----------
     tensors : sequence of tensors, or FactorizedLinear
-        Matrices on the CPU, left to right: sparse ones in any layout, or dense. They are copied. Of a layer it is the
-        `factors`, without the bias. Values of bfloat16 become float32, which holds them exactly.
+        Matrices on the CPU, left to right: sparse ones in any layout, dense ones, or the values (a, b, c, d) of
+        Kronecker factors. They are copied. Of a layer it is the `factors`, without the bias. Values of bfloat16 become
+        float32, which holds them exactly.
 
     Returns
     -------
     Factorization
-        Sparse tensors as CSR arrays with all stored entries, dense ones as arrays.
+        Sparse tensors as CSR arrays with all stored entries, dense ones as arrays, four-dimensional ones as
+        `KroneckerFactor`.
 
     Raises
     ------
@@ -209,7 +329,8 @@ def _array(tensor: Any, j: int) -> Any:
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.to(torch.float32)
     if tensor.layout == torch.strided:
-        return tensor.resolve_conj().resolve_neg().numpy().copy()
+        array = tensor.resolve_conj().resolve_neg().numpy().copy()
+        return KroneckerFactor(array) if array.ndim == 4 else array
     if tensor.layout == torch.sparse_csr:
         parts = tensor.values(), tensor.col_indices(), tensor.crow_indices()
         return sparse.csr_array(tuple(part.numpy().copy() for part in parts), shape=tuple(tensor.shape))

@@ -277,7 +277,7 @@ def test_a_run_writes_factors_and_copies_with_true_numbers(tmp_path, output):
             assert file.read(name).dtype == MODEL[name].dtype
         document = json.loads(file.metadata["sparsefact"])
         assert list(file.metadata) == ["sparsefact"]
-    assert (document["format"], document["source"]) == (1, "model")
+    assert (document["format"], document["source"]) == (2, "model")
     assert document["copied"] == list(report.copied) and document["failed"] == {}
     for matrix in report.matrices:
         A, budget = MODEL[matrix.name], int(0.4 * MODEL[matrix.name].size)
@@ -788,7 +788,7 @@ def test_what_is_no_factor_file_is_refused(written, tmp_path):
     with pytest.raises(FormatError, match="truncated"):
         verify(cut)
     with pytest.raises(FormatError, match="upgrade sparsefact"):
-        verify(rewritten(path, lambda tensors, document: document.update(format=2)))
+        verify(rewritten(path, lambda tensors, document: document.update(format=3)))
     for text in ("", "[]", "{}", "[" * 10_000, '{"format": true}'):
         write_tensors(tmp_path / "a.safetensors", {}, {"sparsefact": text})
         with pytest.raises(FormatError):

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from sparsefact.checkpoints.factor_file import load
 from sparsefact.cli import digits
 from sparsefact.cli.app import app
 from sparsefact.cli.demo import DENSITIES
 from sparsefact.io.tensor_file import TensorFile
-from sparsefact.products.storage import load
 
 DATA = Path(str(resources.files("sparsefact"))) / "data"
 

@@ -263,6 +263,7 @@ def every_figure() -> dict[str, Any]:
         "convergence": figures.convergence(names),
         "bars": figures.before_and_after([(EVIL, 1.0, 2.0)], ("a", "b"), "s"),
         "certificate": figures.certificate(F.certificate),
+        "factorization": figures.factorization(F),
         "speed": figures.speed_against_size({EVIL: {EVIL: [(1, 1.0, 0.5, 2.0)], "roofline": [(1, 0.1)]}}),
         "overview": figures.overview(A, sf.Factorization([A]), names),
     }
@@ -359,6 +360,24 @@ def test_inspect_draws_the_matrix_that_is_named(tmp_path):
         done = invoke("inspect", tmp_path / "F.safetensors", *arguments)
         assert done.exit_code == 2 and words in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["F.safetensors", "F.svg"]
+
+
+def test_inspect_draws_and_says_what_the_file_states(tmp_path):
+    A = np.random.default_rng(0).standard_normal((16, 16))
+    F = sf.factorize(A, sf.Chain.butterfly(16), sf.Hierarchical(certificate="full", sweeps=2))
+    F.save(tmp_path / "F.safetensors", name="w")
+    done = invoke("inspect", tmp_path / "F.safetensors", "--figure", tmp_path / "F.svg")
+    proof = F.certificate
+    assert f"w: the file states {proof.lower_bound:.6g} <= best error <= {proof.upper_bound:.6g}" in done.stdout
+    text = (tmp_path / "F.svg").read_text()
+    assert "as the file states, not checked again" in text and "iteration" in text
+    assert text == to_svg(figures.factorization(sf.load(tmp_path / "F.safetensors")))
+    figure = figures.factorization(F)
+    supports, search, bounds = figure.axes
+    assert len(supports.images) == 5 and bounds.get_title() == ""
+    assert lines(search) == {"search": [(s.iteration, s.error) for s in F.history]}
+    left_out = [(float(split), e / proof.norm) for split, e in enumerate(proof.split_errors, 1)]
+    assert lines(bounds)["what one split alone leaves out"] == left_out
 
 
 def test_a_checkpoint_has_no_factors_to_draw(tmp_path):

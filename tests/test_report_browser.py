@@ -90,10 +90,16 @@ def test_the_page_of_a_run_shows_everything_and_complains_of_nothing(tab, report
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith("data:")] == [report]
     heads = tab.value("[...document.querySelectorAll('h2')].map(e => e.innerText)")
-    assert len(heads) >= 8 and {"Every matrix", "Error over density", "Supports of the factors", "Recipe"} <= set(heads)
+    assert len(heads) >= 8 and {
+        "Every matrix",
+        "Error over density",
+        "Supports of the factors",
+        "Certificates of the errors",
+        "Recipe",
+    } <= set(heads)
     pictures = tab.value(PICTURES)
-    # a chart of bars for each of error, bytes and time, two of lines, and the supports of every matrix
-    assert len(pictures) == 5 + 3
+    # a chart of bars for each of error, bytes and time, two of lines, the supports of every matrix, and a certificate
+    assert len(pictures) == 5 + 3 + 1
     assert all(w >= 8 and h >= 8 and decoded for _, w, h, decoded in pictures), pictures
     assert tab.value("document.documentElement.scrollWidth") <= width and tab.value(CUT_OFF) == []
     assert tab.value(CONTRAST) >= 4.5

@@ -305,7 +305,7 @@ def test_files_that_hold_no_factors(tmp_path: Path) -> None:
         ("[]", "it must be an object"),
         ("{}", "no 'format'"),
         ('{"format": true}', "'format' is true or false"),
-        ('{"format": 2}', "upgrade sparsefact"),
+        ('{"format": 3}', "upgrade sparsefact"),
         (
             '{"format": 1, "version": "0", "source": "", "matrices": [], "copied": [], "failed": {}}',
             "'matrices' is a list",

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from sparsefact.analysis.stored_supports import encode_supports
 from sparsefact.analysis.support_pairs import SupportPair
-from sparsefact.analysis.tractability import Rectangles
+from sparsefact.analysis.tractability import Rectangles, tractability_of
+from sparsefact.products.factorization import Factorization
 
 __all__ = ["Certificate", "PairCertificate"]
 
@@ -33,10 +35,13 @@ class Certificate(ABC):
         No allowed product has a smaller error.
     upper_bound : float
         The error of the factors at hand, or a bound on it.
+    stated : bool
+        Whether a file states it, and nothing was computed since; `verify` checks it again.
     """
 
     lower_bound: float
     upper_bound: float
+    stated: bool = field(default=False, kw_only=True)
 
     @property
     def ratio(self) -> float:
@@ -46,11 +51,16 @@ class Certificate(ABC):
         return self.upper_bound / self.lower_bound if self.lower_bound > 0 else math.inf
 
     def __repr__(self) -> str:
-        return f"Certificate({self.lower_bound:.6g} <= best error <= {self.upper_bound:.6g})"
+        source = ", as a file states" if self.stated else ""
+        return f"Certificate({self.lower_bound:.6g} <= best error <= {self.upper_bound:.6g}{source})"
 
     @abstractmethod
     def verify(self, A: Any) -> bool:
         """Check the claim again for this matrix, by a path that the solver did not take."""
+
+    def stated_fields(self, F: Factorization) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Return what a file of factors holds of it beside the factors: JSON-able fields, and arrays; or None."""
+        return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +79,8 @@ class PairCertificate(Certificate):
     residual : float
         The error of the factors as the solver computed it, in the factors' precision.
     pair : SupportPair
-    rectangles : Rectangles
+    rectangles : Rectangles or None
+        None where a file states the certificate: `verify` finds them again.
     factors : pair of scipy.sparse CSR arrays
         The factors that reach the upper bound.
     weights : (n,) array or None
@@ -88,7 +99,7 @@ class PairCertificate(Certificate):
 
     residual: float
     pair: SupportPair
-    rectangles: Rectangles
+    rectangles: Rectangles | None
     factors: tuple[scipy.sparse.csr_array[Any], scipy.sparse.csr_array[Any]]
     weights: NDArray[Any] | None = None
 
@@ -113,16 +124,38 @@ class PairCertificate(Certificate):
         wide = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
         scale = None if self.weights is None else np.sqrt(np.asarray(self.weights, dtype=np.float64))
         weighted = wide if scale is None else wide * scale
-        if not (self._supports_hold() and self._ranks_hold()):
+        blocks = self._blocks()
+        if blocks is None or not (self._supports_hold() and self._ranks_hold(blocks)):
             return False
         left, right = (factor.astype(wide.dtype) for factor in self.factors)
         residual = wide - (left @ right).toarray()
         upper = float(np.linalg.norm(residual if scale is None else residual * scale))
-        lower = self._lower(weighted)
+        lower = self._lower(weighted, blocks)
         eps = float(np.finfo(self.factors[0].dtype).eps)
         slack = _SLACK * eps * float(np.linalg.norm(weighted))
         bounds = (self.lower_bound, self.upper_bound, self.residual)
         return all(math.isfinite(b) and abs(b - exact) <= slack for b in bounds for exact in (lower, upper))
+
+    def stated_fields(self, F: Factorization) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Return what a file of factors holds of it: the bounds, the supports, and the weights where there are some."""
+        bounds = (self.lower_bound, self.upper_bound, self.residual)
+        if not all(map(math.isfinite, bounds)) or len(F.factors) != 2:
+            return None
+        fields, arrays = encode_supports(self.pair, F)
+        if self.weights is not None:
+            arrays["weights"] = np.asarray(self.weights, dtype=np.float64)
+        return {
+            "kind": "pair",
+            **dict(zip(("lower_bound", "upper_bound", "residual"), map(float, bounds), strict=True)),
+            "weighted": self.weights is not None,
+            **fields,
+        }, arrays
+
+    def _blocks(self) -> Rectangles | None:
+        if self.rectangles is not None:
+            return self.rectangles
+        plan = tractability_of(self.pair).plan
+        return None if plan is None else plan.rectangles
 
     def _supports_hold(self) -> bool:
         """Tell whether the factors are zero off their supports."""
@@ -135,9 +168,8 @@ class PairCertificate(Certificate):
                 return False
         return True
 
-    def _ranks_hold(self) -> bool:
+    def _ranks_hold(self, blocks: Rectangles) -> bool:
         """Tell whether the blocks are disjoint and each is met by no more rank-one supports than its rank."""
-        blocks = self.rectangles
         rows, cols = _indicator(blocks.rows, self.pair.shape[0]), _indicator(blocks.cols, self.pair.shape[1])
         meets_left: Any = rows @ self.pair.left.astype(np.int64)
         meets_right: Any = cols @ self.pair.right.T.astype(np.int64)
@@ -146,14 +178,12 @@ class PairCertificate(Certificate):
         overlaps = int((common > 0).sum()) - len(blocks)
         return bool(np.all(np.asarray(touching).ravel() <= blocks.members.lengths)) and overlaps == 0
 
-    def _lower(self, weighted: NDArray[Any]) -> float:
+    def _lower(self, weighted: NDArray[Any], blocks: Rectangles) -> float:
         outside = np.ones(weighted.shape, dtype=bool)
         for k in range(self.pair.inner):
             outside[np.ix_(self.pair.rows[k], self.pair.cols[k])] = False
         total = float(np.sum(np.abs(weighted[outside]) ** 2))
-        for rows, cols, members in zip(
-            self.rectangles.rows, self.rectangles.cols, self.rectangles.members, strict=True
-        ):
+        for rows, cols, members in zip(blocks.rows, blocks.cols, blocks.members, strict=True):
             sigma = np.linalg.svd(weighted[np.ix_(rows, cols)], compute_uv=False)
             total += float(np.sum(sigma[members.size :] ** 2))
         return math.sqrt(total)

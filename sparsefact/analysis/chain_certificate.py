@@ -26,7 +26,10 @@ from sparsefact.products.factors import KroneckerFactor
 from sparsefact.products.residual import panels, rows_of
 from sparsefact.products.sources import Source, as_source
 
-__all__ = ["ChainCertificate"]
+__all__ = ["MOST_SPLITS", "ChainCertificate"]
+
+MOST_SPLITS = 512
+"""Splits of the longest chain whose certificate is kept in a file."""
 
 # How far recomputed norms may be from the claimed ones, in units of eps * ||A||.
 _SLACK = 200.0
@@ -89,7 +92,33 @@ class ChainCertificate(Certificate):
         return (
             f"no product of the chain has an error below {self.lower_bound:.6g} (from {source}), and {reached} is "
             f"{self.upper_bound:.6g}: at most {self.ratio:.4g} times the best possible."
+            + (" A file states this; verify(A) checks it again." if self.stated else "")
         )
+
+    def stated_fields(self, F: Factorization) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Return what a file of factors holds of it: all numbers, and the weights where there are some."""
+        numbers = {
+            "lower_bound": float(self.lower_bound),
+            "upper_bound": float(self.upper_bound),
+            "norm": float(self.norm),
+            "outside": float(self.outside),
+        }
+        steps = [float(e) for e in self.step_errors]
+        splits = None if self.split_errors is None else [float(e) for e in self.split_errors]
+        if len(F.factors) > MOST_SPLITS or not all(map(math.isfinite, (*numbers.values(), *steps, *(splits or ())))):
+            return None
+        whole = Chain([factor.support for factor in self.factors])
+        return {
+            "kind": "chain",
+            **numbers,
+            "exact": self.exact,
+            "transposed": self.transposed,
+            "reduced": self.chain != (whole.T if self.transposed else whole),
+            "order": [int(split) for split in self.order],
+            "step_errors": steps,
+            "split_errors": splits,
+            "weighted": self.weights is not None,
+        }, {} if self.weights is None else {"weights": np.asarray(self.weights, dtype=np.float64)}
 
     def verify(self, A: Any) -> bool:
         """Check both bounds again, for this matrix, from the factors and the chain alone.
@@ -115,7 +144,7 @@ class ChainCertificate(Certificate):
         shape = self.chain.shape[::-1] if self.transposed else self.chain.shape
         if matrix.shape != shape or matrix.dtype.kind not in "fc" or not np.isfinite(matrix).all():
             return False
-        if not self._is_consistent():
+        if not self.is_consistent():
             return False
         wide = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
         product = Factorization([factor.astype(wide.dtype) for factor in self.factors]).todense()
@@ -138,7 +167,7 @@ class ChainCertificate(Certificate):
         whole = self.chain.partial(1, len(self.chain))
         if source.shape != (self.chain.shape[::-1] if self.transposed else self.chain.shape):
             return False
-        if not self._is_consistent():
+        if not self.is_consistent():
             return False
         weights = None if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         scale = 1.0 if weights is None else np.sqrt(weights)
@@ -188,8 +217,8 @@ class ChainCertificate(Certificate):
         claims += self._excess(tail, outside)
         return all(claim <= slack for claim in claims)
 
-    def _is_consistent(self) -> bool:
-        """Tell whether the bounds follow from the errors, and the factors lie in the chain."""
+    def is_consistent(self) -> bool:
+        """Return whether the bounds follow from the errors, and the factors lie in the chain."""
         chain = Chain([factor.support for factor in self.factors])
         chain = chain.T if self.transposed else chain
         if not chain.is_chainable or self.chain not in (chain, chain.reduced()):

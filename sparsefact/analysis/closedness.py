@@ -33,9 +33,11 @@ from sparsefact.analysis.closed_proofs import BlockProof, ClosedProof, Tractable
 from sparsefact.analysis.closedness_rules import Item, Reduction, groups, reduce_items, rule
 from sparsefact.analysis.curve_search import find_curve
 from sparsefact.analysis.curves import DivergentCurve
+from sparsefact.analysis.stored_supports import encode_supports
 from sparsefact.analysis.support_pairs import RankOneClass, SupportPair, as_pair
 from sparsefact.analysis.tractability import tractability_of
 from sparsefact.constraints.base import check_int
+from sparsefact.products.factorization import Factorization
 
 __all__ = ["Closedness", "closedness"]
 
@@ -79,6 +81,13 @@ class Closedness:
             return self.certificate is None
         wanted = (ClosedProof, TractableProof) if self.verdict == "closed" else (DivergentCurve,)
         return isinstance(self.certificate, wanted) and self.certificate.verify(self.pair)
+
+    def stated_fields(self, F: Factorization) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Return what a file of factors holds of it: the verdict and the supports, from which it is proved again."""
+        if self.verdict != "not closed" or len(F.factors) != 2:
+            return None
+        fields, arrays = encode_supports(self.pair, F)
+        return {"kind": "closedness", "verdict": self.verdict, **fields}, arrays
 
     def explain(self) -> str:
         """Return the verdict and its reason in words."""

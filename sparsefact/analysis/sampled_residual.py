@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class SampledResidual:
     unresolved : int
         Blocks of the matrix for which even the factors' own checks failed.
     seed : int
+    stated : bool
+        Whether a file states it, and nothing was computed since.
     """
 
     relative: float
@@ -55,6 +57,7 @@ class SampledResidual:
     entries_read: int
     unresolved: int
     seed: int
+    stated: bool = False
 
     @property
     def unseen(self) -> float:
@@ -71,7 +74,14 @@ class SampledResidual:
         )
         if self.unresolved:
             text += f" The checks failed in {self.unresolved} blocks: the matrix is not of this chain to the tolerance."
-        return text
+        return text + (" A file states this." if self.stated else "")
+
+    def stated_fields(self, F: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Return what a file of factors holds of it: its numbers."""
+        if not (math.isfinite(self.relative) and math.isfinite(self.largest)):
+            return None
+        numbers = {name: value for name, value in asdict(self).items() if name != "stated"}
+        return {"kind": "sampled residual", **numbers}, {}
 
 
 def sample_residual(

@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 _PROJECTION = 4e-8  # seconds for an entry, that a projection takes
-_RECORD = 3200  # bytes of a record, its journal line and its entry in the index, without the names
-_NAMES = 24  # how often the name of a matrix is written
+_RECORD = 3900  # bytes of a record, its journal line and its entry in the index, without the names
+_NAMES = 30  # how often the name of a matrix is written
 _FURTHER, _FURTHER_NAMES = 800, 6  # the same of each factor beyond the second
-_HISTORY = 40  # bytes of one point of a convergence history
+_HISTORY = 72  # bytes of one point of a convergence history, in the journal and beside the factors
 _PROBE = 160  # side of the matrix that the probe factorizes
 _PROBE_STEPS = 3
 

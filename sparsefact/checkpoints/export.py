@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsefact.analysis.stated import read_record
 from sparsefact.checkpoints.output import (
     INDEX_NAME,
     load_matrix,
@@ -25,7 +26,7 @@ from sparsefact.io.failure import quoted, storage_error
 from sparsefact.io.stream import Streamed, of_file, write_streamed, write_text
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.products.fields import Fields
-from sparsefact.products.storage import read_document, unpack
+from sparsefact.products.storage import read_document
 
 __all__ = ["Factorized", "export_dense"]
 
@@ -72,7 +73,7 @@ class Factorized:
         """Return the factorization of a matrix, with every promise of its record checked."""
         if self._file is None:
             return load_matrix(self.path, name, self.content)
-        return unpack(self.content["matrices"][name], self._file.read, where=f"{self.path}: {quoted(name)}")
+        return read_record(self.content["matrices"][name], self._file.read, where=f"{self.path}: {quoted(name)}")
 
     def stored_dtype(self, name: str) -> str:
         """Return the type in which the matrix stood in the checkpoint, or in which its factors do."""

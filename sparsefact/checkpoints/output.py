@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sparsefact.analysis.stated import read_record
 from sparsefact.checkpoints.journal import JOURNAL_NAME
 from sparsefact.checkpoints.recipe import RECIPE_NAME
 from sparsefact.errors import ArgumentError, FormatError, SparsefactError, StorageError
@@ -20,7 +21,7 @@ from sparsefact.io.stream import Streamed, file_sha256, of_file, write_streamed,
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.products.factorization import Factorization
 from sparsefact.products.fields import Fields
-from sparsefact.products.storage import KEY, document, read_document, unpack
+from sparsefact.products.storage import KEY, document, read_document
 
 __all__ = [
     "ASSEMBLED_NAME",
@@ -325,7 +326,7 @@ def load_matrix(folder: Path, name: str, content: Mapping[str, Any] | None = Non
     if name not in matrices:
         raise ArgumentError(f"{folder}: name is {quoted(name)}, and no matrix of that name is factorized there")
     with TensorFile(folder / shard_of(folder, name, matrices[name])) as file:
-        return unpack(matrices[name], file.read, where=f"{folder}: {quoted(name)}")
+        return read_record(matrices[name], file.read, where=f"{folder}: {quoted(name)}")
 
 
 def shard_of(folder: Path, name: str, record: Any) -> str:

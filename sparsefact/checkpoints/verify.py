@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sparsefact.checkpoints.output import read_folder
+from sparsefact.checkpoints.verify_claims import certificate_holds, claim_parts
 from sparsefact.checkpoints.verify_folder import check_files
 from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.errors import SparsefactError
@@ -90,8 +91,8 @@ def verify(path: str | os.PathLike[str], *, against: str | os.PathLike[str] | No
         The file of factors, or the folder that a run has written.
     against : path-like, optional
         The checkpoint it came from: its matrices must be the ones that were factorized (SHA-256), the errors,
-        recomputed in float64, must agree with the recorded ones (to 1e-6 of their size plus 1e-12), copied tensors must
-        be the same to the byte, and nothing may be missing.
+        recomputed in float64, must agree with the recorded ones (to 1e-6 of their size plus 1e-12), certificates of
+        errors must hold, copied tensors must be the same to the byte, and nothing may be missing.
 
     Returns
     -------
@@ -194,6 +195,9 @@ def _matrix(name: str, record: Any, file: _Tensors, source: Checkpoint | None, u
         if not entries:
             raise _Wrong("the record lists no factor")
         factors = [_factor(entry, j, record, file, used, wrong) for j, entry in enumerate(entries)]
+        for what, part in claim_parts(record):
+            used |= {part["name"]} if isinstance(part, dict) and isinstance(part.get("name"), str) else set()
+            _tensor(part, f"the {what}", file)
         whole = [factor for factor in factors if factor is not None]
         if len(whole) == len(factors):
             _check_chain(whole, shape)
@@ -201,7 +205,7 @@ def _matrix(name: str, record: Any, file: _Tensors, source: Checkpoint | None, u
             noun = "factor" if len(whole) == 1 else "factors"
             message = f"{nnz:,} nonzeros in {len(whole)} {noun}" + _check_budget(record, shape, nnz)
             if source is not None and not wrong:
-                message += _check_source(name, record, shape, whole, source)
+                message += _check_source(name, record, shape, whole, source, file)
     except (_Wrong, SparsefactError) as caught:
         wrong.append(str(caught))
     except MemoryError:
@@ -360,7 +364,12 @@ def _check_budget(record: Any, shape: tuple[int, int], nnz: int) -> str:
 
 
 def _check_source(
-    name: str, record: Any, shape: tuple[int, int], factors: list[sparse.csr_array | NDArray[Any]], source: Checkpoint
+    name: str,
+    record: Any,
+    shape: tuple[int, int],
+    factors: list[sparse.csr_array | NDArray[Any]],
+    source: Checkpoint,
+    file: _Tensors,
 ) -> str:
     if name not in source:
         raise _Wrong("it is not in the checkpoint")
@@ -369,13 +378,17 @@ def _check_source(
     recorded = record.get("source_sha256")
     if recorded is not None and source.sha256(name) != recorded:
         raise _Wrong("the checkpoint holds another matrix than the one that was factorized (SHA-256)")
-    if record.get("frobenius_error") is None:
-        return ", of no recorded error"
-    error = _number(record, "frobenius_error", "the record")
-    found = _relative_error(source.read(name), factors)
-    if not abs(found - error) <= _RELATIVE * error + _ABSOLUTE:
-        raise _Wrong(f"its relative error is {found:.9g}, and the record says {error:.9g}")
-    return f", relative error {found:.6g} as recorded"
+    A, message = source.read(name), ", of no recorded error"
+    if record.get("frobenius_error") is not None:
+        error = _number(record, "frobenius_error", "the record")
+        found = _relative_error(A, factors)
+        if not abs(found - error) <= _RELATIVE * error + _ABSOLUTE:
+            raise _Wrong(f"its relative error is {found:.9g}, and the record says {error:.9g}")
+        message = f", relative error {found:.6g} as recorded"
+    verdict = certificate_holds(name, record, file, A) if record.get("certificate") is not None else ""
+    if verdict == "does not hold":
+        raise _Wrong("its certificate does not hold for the matrix in the checkpoint")
+    return message + (f", its certificate {verdict}" if verdict else "")
 
 
 def _relative_error(A: NDArray[Any], factors: list[sparse.csr_array | NDArray[Any]]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsefact.checkpoints.output import is_output_folder, read_folder
 from sparsefact.checkpoints.plan import Plan, plan
+from sparsefact.checkpoints.verify_claims import claim_parts
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.tensor_file import TensorFile
 from sparsefact.products.fields import Fields
@@ -99,14 +100,16 @@ def _matrix(file: TensorFile | Checkpoint, name: str, record: Any) -> dict[str, 
     where = f"{file.path}: {name!r}"
     fields = Fields(record, where)
     shape, nnz = fields.shape(), fields.count("nnz")
-    factors, nbytes = [], 0
+    factors: list[dict[str, Any]] = []
+    parts: list[Any] = []
     for entry in fields.required("factors", list):
         factor = Fields(entry, where)
         factors.append(
             {"kind": factor.required("kind", str), "shape": factor.shape(), "nnz": factor.count("nnz")},
         )
-        parts = factor.required("tensors", dict)
-        nbytes += sum(file.info(Fields(part, where).required("name", str)).nbytes for part in parts.values())
+        parts += factor.required("tensors", dict).values()
+    parts += [part for _, part in claim_parts(record)]
+    nbytes = sum(file.info(Fields(part, where).required("name", str)).nbytes for part in parts)
     return {
         "name": name,
         "shape": shape,
@@ -120,4 +123,15 @@ def _matrix(file: TensorFile | Checkpoint, name: str, record: Any) -> dict[str, 
         "seed": fields.optional("seed", int),
         "nbytes": nbytes,
         "factors": factors,
+        "certificate": _claim(fields, where),
     }
+
+
+def _claim(record: Fields, where: str) -> dict[str, Any] | None:
+    """Return the kind of a record's certificate and its bounds, where there are some, as they stand there."""
+    listed = record.optional("certificate", dict)
+    if listed is None:
+        return None
+    fields = Fields(listed, f"{where}, certificate")
+    bounds = {key: fields.number(key) for key in ("lower_bound", "upper_bound") if key in listed}
+    return {"kind": fields.required("kind", str), **bounds}

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsefact.checkpoints.factor_file import load
 from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.constraints.top_k import TopK
 from sparsefact.io.tensor_file import TensorFile
-from sparsefact.products.storage import load
 
 __all__ = [
     "LAYERS",

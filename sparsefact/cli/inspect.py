@@ -19,7 +19,11 @@ _NAMES_SHOWN = 8
 @click.command(short_help="Show what is in a factor file or a checkpoint.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--matrix", metavar="NAME", help="The matrix to draw, where the factor file holds several.")
-@click.option("--figure", type=click.Path(path_type=Path), help="A picture of its supports: .svg, .png or .pdf.")
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    help="A picture of a matrix: .svg, .png or .pdf.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def inspect(file: Path, matrix: str | None, figure: Path | None, as_json: bool) -> None:
     """Show what is in FILE: a factor file, a .safetensors checkpoint, or a directory with one.
@@ -44,9 +48,9 @@ def inspect(file: Path, matrix: str | None, figure: Path | None, as_json: bool) 
 
 
 def _draw(file: Path, found: dict[str, Any], matrix: str | None, figure: Path) -> None:
+    from sparsefact.checkpoints.factor_file import load
     from sparsefact.checkpoints.output import is_output_folder, load_matrix
-    from sparsefact.products.storage import load
-    from sparsefact.report.figures import supports
+    from sparsefact.report.figures import factorization
     from sparsefact.report.style import check_figure, save
 
     check_figure(figure)
@@ -56,7 +60,7 @@ def _draw(file: Path, found: dict[str, Any], matrix: str | None, figure: Path) -
     if matrix is None and len(names) > 1:
         raise BadInput(f"{file}: this holds {len(names)} matrices; name the one to draw, such as --matrix {names[0]!r}")
     name = names[0] if matrix is None else matrix
-    save(supports(load_matrix(file, name) if is_output_folder(file) else load(file, name)), figure)
+    save(factorization(load_matrix(file, name) if is_output_folder(file) else load(file, name)), figure)
 
 
 def _show_factors(found: dict[str, Any]) -> None:
@@ -80,6 +84,11 @@ def _show_factors(found: dict[str, Any]) -> None:
         ],
         left=(0, 2, 7),
     )
+    for matrix in matrices:
+        claim = matrix["certificate"] or {}
+        if len(claim) == 3:
+            bounds = f"{claim['lower_bound']:.6g} <= best error <= {claim['upper_bound']:.6g}"
+            click.echo(f"{printable(matrix['name'])}: the file states {bounds}; verify --against checks it")
     copied, failed = found["copied"], found["failed"]
     if copied:
         names = ", ".join(printable(name) for name in copied[:_NAMES_SHOWN])

@@ -21,34 +21,10 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
+from sparsefact.products.progress import Progress
 from sparsefact.products.status import Status
 
 __all__ = ["Callback", "MinimizeProblem", "Outcome", "Progress", "Report", "Solver"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback receives and a history keeps.
-
-    Attributes
-    ----------
-    iteration : int
-        Steps done.
-    total : int
-        Steps at most.
-    objective : float
-        The value that is minimised.
-    error : float or None
-        The relative error of a factorization; None for `minimize`.
-    seconds : float
-        Since the solver started.
-    """
-
-    iteration: int
-    total: int
-    objective: float
-    error: float | None
-    seconds: float
 
 
 Callback = Callable[[Progress], bool | None]

@@ -91,8 +91,7 @@ def encode(factor: Factor, code: str) -> tuple[dict[str, Any], dict[str, NDArray
         return {"kind": "kronecker", **fields}, {"values": values}
     if isinstance(factor, np.ndarray):
         return {"kind": "dense", "sparse": False, **fields}, {"values": values}
-    index = np.dtype(np.uint16 if columns <= 1 << 16 else np.uint32)
-    pointer = np.dtype(np.uint32 if factor.nnz < 1 << 32 else np.uint64)
+    index, pointer = _index_types(columns, factor.nnz)
     sizes = {
         "bitmask": -(-rows * columns // 8),
         "csr": factor.nnz * index.itemsize + (rows + 1) * pointer.itemsize,
@@ -159,6 +158,39 @@ def decode(fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], code: 
     else:
         indptr, indices = _checked_csr(arrays["indptr"], arrays["indices"], rows, columns, nnz, where)
     return _csr(from_storage(values, code), indices, indptr, (rows, columns))
+
+
+def encode_pattern(pattern: Any) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Return the positions that a CSR array stores in the smaller of two layouts, its name first."""
+    rows, columns = pattern.shape
+    index, pointer = _index_types(columns, pattern.nnz)
+    listed = pattern.nnz * index.itemsize + (rows + 1) * pointer.itemsize
+    if listed < -(-rows * columns // 8):
+        return "csr", {"indices": pattern.indices.astype(index), "indptr": pattern.indptr.astype(pointer)}
+    return "bitmask", {"bits": _pack_bits(pattern)}
+
+
+def decode_pattern(
+    kind: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int], nnz: int, where: str
+) -> sparse.csr_array[Any, Any]:
+    """Return the positions that `encode_pattern` took apart, as a boolean CSR array.
+
+    Raises
+    ------
+    FormatError
+        The arrays are not so many positions in a matrix of this shape.
+    """
+    if kind == "bitmask":
+        indptr, indices = _unpack_bits(arrays["bits"], *shape, nnz, where)
+    else:
+        indptr, indices = _checked_csr(arrays["indptr"], arrays["indices"], *shape, nnz, where)
+    return _csr(np.ones(nnz, dtype=bool), indices, indptr, shape)
+
+
+def _index_types(columns: int, nnz: int) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """Return the types in which column indices and row pointers are stored."""
+    index = np.dtype(np.uint16 if columns <= 1 << 16 else np.uint32)
+    return index, np.dtype(np.uint32 if nnz < 1 << 32 else np.uint64)
 
 
 def _csr(

@@ -301,6 +301,10 @@ class Factorization(ProductOperator):
         """Return the same product with these errors on record and nothing inferred between them."""
         return self._derived(self._factors, Errors(error, frobenius_error), self._certificate, self._evidence)
 
+    def with_claims(self, certificate: Any, evidence: Any) -> Factorization:
+        """Return the same product with this certificate and this evidence, or None for either."""
+        return self._derived(self._factors, None, certificate, evidence)
+
     def explain(self) -> str:
         """Return a few lines: what was solved, by which solver and why, and the numbers reached."""
         return explained(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sparsefact.errors import FormatError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Fields"]
 
 _LARGEST_DIMENSION = 1 << 32
+_LARGEST_NUMBER = sys.float_info.max
 
 _NAMES = {
     str: "a string",
@@ -79,6 +81,23 @@ class Fields:
                 f"{self._where}: {key!r} is {value}, but a relative error is a finite number >= 0 or null"
             )
         return value
+
+    def number(self, key: str) -> float:
+        """Return a finite number >= 0."""
+        return self._finite(key, self._value.get(key))
+
+    def numbers(self, key: str, most: int) -> tuple[float, ...]:
+        """Return a list of at most so many finite numbers >= 0."""
+        listed: list[Any] = self.required(key, list)
+        if len(listed) > most:
+            raise FormatError(f"{self._where}: {key!r} has {len(listed)} entries, but it can have {most} at most")
+        return tuple(self._finite(key, value) for value in listed)
+
+    def _finite(self, key: str, value: Any) -> float:
+        # an integer may have more digits than a float has range
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST_NUMBER:
+            raise FormatError(f"{self._where}: {key!r} must hold finite numbers >= 0, and nothing else")
+        return float(value)
 
 
 def _kind(value: Any) -> str:

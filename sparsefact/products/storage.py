@@ -18,7 +18,6 @@ import numpy as np
 from sparsefact import __version__
 from sparsefact.errors import ArgumentError, FormatError, SparsefactError
 from sparsefact.io.failure import quoted
-from sparsefact.io.tensor_file import TensorFile
 from sparsefact.io.write import write_tensors
 from sparsefact.products.encoding import (
     CODES,
@@ -33,6 +32,7 @@ from sparsefact.products.encoding import (
 from sparsefact.products.factorization import Factorization
 from sparsefact.products.factors import stored_values, with_values
 from sparsefact.products.fields import Fields
+from sparsefact.products.history import decode_history, encode_history
 from sparsefact.products.status import Status
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 
     from sparsefact.products.factors import Factor
 
-__all__ = ["FORMAT", "KEY", "document", "load", "pack", "read_document", "save", "unpack"]
+__all__ = ["FORMAT", "KEY", "document", "pack", "read_document", "read_part", "save", "unpack"]
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)
 KEY = "sparsefact"
 
 
@@ -99,16 +100,18 @@ def pack(
     rounded = _rounded(F, code)
     error, frobenius_error = _recorded_errors(F, rounded, target, gram, left_gram)
     tensors: dict[str, NDArray[Any]] = {}
+
+    def listed(part: str, array: NDArray[Any]) -> dict[str, str]:
+        tensor = f"{name}.factors.{part}"
+        tensors[tensor] = array
+        return {"name": tensor, "sha256": _sha256(array)}
+
     entries = []
     for j, factor in enumerate(rounded.factors):
         fields, arrays = encode(factor, code)
-        fields["tensors"] = {}
-        for part, array in arrays.items():
-            tensor = f"{name}.factors.{j}.{part}"
-            tensors[tensor] = array
-            fields["tensors"][part] = {"name": tensor, "sha256": _sha256(array)}
+        fields["tensors"] = {part: listed(f"{j}.{part}", array) for part, array in arrays.items()}
         entries.append(fields)
-    record = {
+    record: dict[str, Any] = {
         "shape": list(F.shape),
         "dtype": code,
         "nnz": F.nnz,
@@ -122,6 +125,17 @@ def pack(
         "source_sha256": source_sha256,
         "factors": entries,
     }
+    history = encode_history(F.history)
+    if history is not None:
+        record["history"] = listed("history", history)
+    # what was proved of other values than the stored ones is not said of these
+    same = rounded is F and code in (natural_code(F.dtype), "F16", "BF16")
+    for key, claim in (("certificate", F.certificate), ("evidence", F.evidence)) if same else ():
+        stated = claim.stated_fields(F) if hasattr(claim, "stated_fields") else None
+        if stated is not None:
+            fields, arrays = stated
+            tensors_of = {part: listed(f"{key}.{part}", array) for part, array in arrays.items()}
+            record[key] = {**fields, "tensors": tensors_of}
     return tensors, record
 
 
@@ -163,7 +177,8 @@ def unpack(record: Any, read: Callable[[str], NDArray[Any]], *, where: str = "ma
     Returns
     -------
     Factorization
-        Half-precision values have become float32.
+        With its history, but without certificate and evidence: `sparsefact.analysis.stated.read_record` gives these
+        too. Half-precision values have become float32.
 
     Raises
     ------
@@ -185,9 +200,12 @@ def unpack(record: Any, read: Callable[[str], NDArray[Any]], *, where: str = "ma
     status = None if fields.optional("status", str) is None else fields.choice("status", Status.__members__)
     entries = fields.required("factors", list)
     factors = [_unpack_factor(entry, code, read, f"{where}, factor {j}") for j, entry in enumerate(entries)]
+    history = fields.optional("history", dict)
+    steps = () if history is None else decode_history(read_part(history, read, f"{where}, history"), where)
     try:
         result = Factorization(
             factors,
+            history=steps,
             status=Status[status] if status is not None else None,
             solver=fields.optional("solver", str),
             constraint=fields.optional("constraint", str),
@@ -211,18 +229,27 @@ def _unpack_factor(entry: Any, code: str, read: Callable[[str], NDArray[Any]], w
     known = {"kind": kind, "shape": fields.shape(), "nnz": fields.count("nnz")}
     known["sparse"] = fields.optional("sparse", bool)
     tensors = Fields(fields.required("tensors", dict), where)
-    arrays = {}
-    for part in parts_of(kind):
-        listed = Fields(tensors.required(part, dict), f"{where}, {part}")
-        tensor = listed.required("name", str)
-        try:
-            array = np.asarray(read(tensor))
-        except (KeyError, ArgumentError, FormatError):
-            raise FormatError(f"{where}: the tensor {quoted(tensor)} is missing or damaged") from None
-        if _sha256(array) != listed.required("sha256", str):
-            raise FormatError(f"{where}: the bytes of the tensor {quoted(tensor)} are not those that were recorded")
-        arrays[part] = array
+    arrays = {part: read_part(tensors.required(part, dict), read, f"{where}, {part}") for part in parts_of(kind)}
     return decode(known, arrays, code, where)
+
+
+def read_part(listed: Any, read: Callable[[str], NDArray[Any]], where: str) -> NDArray[Any]:
+    """Return a tensor that a record lists by name and SHA-256, after a look at its bytes.
+
+    Raises
+    ------
+    FormatError
+        It is not listed in this way, is missing, or has other bytes.
+    """
+    fields = Fields(listed, where)
+    tensor = fields.required("name", str)
+    try:
+        array = np.asarray(read(tensor))
+    except (KeyError, ArgumentError, FormatError):
+        raise FormatError(f"{where}: the tensor {quoted(tensor)} is missing or damaged") from None
+    if _sha256(array) != fields.required("sha256", str):
+        raise FormatError(f"{where}: the bytes of the tensor {quoted(tensor)} are not those that were recorded")
+    return array
 
 
 def _by(shape: tuple[int, int]) -> str:
@@ -314,9 +341,10 @@ def read_document(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         raise FormatError(f"{where}: the {KEY!r} metadata is not valid JSON") from None
     fields = Fields(content, where)
     version = fields.required("format", int)
-    if version != FORMAT:
+    if version not in _READABLE:
         raise FormatError(
-            f"{where}: the file has format {version}, but this version reads {FORMAT}; upgrade sparsefact"
+            f"{where}: the file has format {version}, but this version reads {' and '.join(map(str, _READABLE))}; "
+            "upgrade sparsefact"
         )
     for key, kind in (("version", str), ("source", str), ("matrices", dict), ("copied", list), ("failed", dict)):
         fields.required(key, kind)
@@ -326,63 +354,6 @@ def read_document(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
 
 
 def save(F: Factorization, path: str | os.PathLike[str], *, name: str = "matrix") -> None:
-    """Write one product to a file that `load` reads; `Factorization.save` calls this."""
+    """Write one product to a file that `sparsefact.load` reads; `Factorization.save` calls this."""
     tensors, record = pack(F, name)
     write_tensors(Path(path), tensors, document({name: record}))
-
-
-def load(path: str | os.PathLike[str], name: str | None = None) -> Factorization:
-    """Read a product from a file that `Factorization.save` or ``sparsefact factorize`` wrote.
-
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    name : str, optional
-        Which matrix to read, when the file holds several.
-
-    Returns
-    -------
-    Factorization
-        The factors with the recorded errors, status, solver and constraint (as text); every tensor's bytes were
-        compared with their recorded SHA-256. History, certificate and seconds are not stored.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be read.
-    FormatError
-        The file is not a sparsefact file, or is damaged; the sentence says where.
-    ArgumentError
-        `name` is needed or not in the file; the sentence lists the names.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> import numpy as np
-    >>> import sparsefact as sf
-    >>> F = sf.Factorization([np.eye(2), np.ones((2, 3))])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     F.save(pathlib.Path(folder) / "ones.safetensors")
-    ...     G = sf.load(pathlib.Path(folder) / "ones.safetensors")
-    >>> bool((G.todense() == F.todense()).all())
-    True
-    """
-    where = str(path)
-    with TensorFile(path) as file:
-        matrices = read_document(file.metadata, where)["matrices"]
-        if not matrices:
-            raise FormatError(f"{where}: the file holds no factorized matrix")
-        if name is None and len(matrices) > 1:
-            raise ArgumentError(
-                f"{where}: name is None, but the file holds several matrices; choose {_listed(matrices)}"
-            )
-        chosen = next(iter(matrices)) if name is None else name
-        if chosen not in matrices:
-            raise ArgumentError(f"{where}: name is {chosen!r}, but the file holds {_listed(matrices)}")
-        return unpack(matrices[chosen], file.read, where=f"{where}: {quoted(chosen)}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [quoted(name) for name in names]
-    return " or ".join(shown) if len(shown) <= 10 else ", ".join(shown[:10]) + f" and {len(shown) - 10} more"

@@ -11,7 +11,7 @@ from sparsefact.report.style import COLOURS, INK, MARKERS, dressed, plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curve", "draw_curves", "draw_errors", "few_ticks", "look_of", "percent"]
+__all__ = ["Curve", "draw_curves", "draw_errors", "draw_histories", "few_ticks", "look_of", "percent"]
 
 _NAMED = 6  # lines that have a name and a colour each; of more, only the highest and the lowest do
 _FIRST = {"linewidth": 2.2}
@@ -26,6 +26,25 @@ def draw_errors(ax: Axes, curves: Mapping[str, Curve], *, first: bool) -> None:
     draw_curves(ax, curves, first=first)
     ax.set(xlim=(0, None), ylim=(0, None))
     percent(ax.yaxis)
+
+
+def draw_histories(ax: Axes, histories: Mapping[str, Sequence[Any]]) -> None:
+    """Draw relative errors over iterations, or objectives where a history has no errors."""
+    steps = [step for history in histories.values() for step in history]
+    errors = all(isinstance(step, tuple) or step.error is not None for step in steps)
+
+    def point(step: Any) -> tuple[float, float]:
+        return step if isinstance(step, tuple) else (step.iteration, step.error if errors else step.objective)
+
+    dressed(ax, x="iteration", y="relative error" if errors else "objective")
+    curves = {name: [point(step) for step in history] for name, history in histories.items()}
+    draw_curves(ax, curves, first=False)
+    values = [y for curve in curves.values() for _, y in curve if math.isfinite(y)]
+    if values and min(values) > 0 and max(values) > 3 * min(values):
+        ax.set_yscale("log")
+        few_ticks(ax.yaxis)
+    if errors:
+        percent(ax.yaxis)
 
 
 def draw_curves(ax: Axes, curves: Mapping[str, Curve], *, first: bool) -> None:

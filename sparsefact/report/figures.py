@@ -8,7 +8,7 @@ raises a StorageError that says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from sparsefact.constraints.chain_plot import draw_panels, inches
 from sparsefact.errors import ArgumentError
 from sparsefact.products.factorization import Factorization
-from sparsefact.report.curves import Curve, draw_curves, draw_errors, few_ticks, look_of, percent
+from sparsefact.report.bounds import draw_bounds, has_bounds
+from sparsefact.report.curves import Curve, draw_errors, draw_histories, look_of
 from sparsefact.report.matrices import overlap_panels, support_panels, value_panels
 from sparsefact.report.style import COLOURS, INK, dressed, new_figure, plain, save, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "certificate",
     "convergence",
     "error_against_density",
+    "factorization",
     "overlaps",
     "overview",
     "save",
@@ -68,6 +71,55 @@ def supports(product: Any, *, cells: int = 128) -> Figure:
     panels, whole = support_panels(product, cells)
     figure = new_figure(*inches(panels), fitted=False)
     draw_panels(figure.add_axes((0, 0, 1, 1)), panels, equals=whole)
+    return figure
+
+
+@styled()
+def factorization(product: Factorization, *, cells: int = 128) -> Figure:
+    """Draw the supports of a product as `supports` does, and below how it was found and what was proved of its error.
+
+    Parameters
+    ----------
+    product : Factorization
+        With less than two reports in its history, or without bounds in its certificate, that part is left out.
+    cells : int
+        As for `supports`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    StorageError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> A = np.random.default_rng(0).standard_normal((16, 16))
+    >>> figure = factorization(sf.factorize(A, sf.Chain.butterfly(16)))
+    >>> [axes.get_ylabel() for axes in figure.axes]  # one report is no history
+    ['', 'error / norm of the matrix']
+    """
+    panels, whole = support_panels(product, cells)
+    wide, high = inches(panels)
+    history, proof = product.history, product.certificate
+    draws: list[Callable[[Axes], None]] = []
+    if len(history) > 1 and all(hasattr(step, "objective") for step in history):
+        draws.append(lambda ax: draw_histories(ax, {"search": history}))
+    if has_bounds(proof):
+        draws.append(lambda ax: draw_bounds(ax, proof, legend=True))
+    below = 3.3 * math.ceil(len(draws) / 2)
+    figure = new_figure(max(wide, 6.0 * min(len(draws), 2)), high + below, fitted=bool(draws))
+    if not draws:
+        draw_panels(figure.add_axes((0, 0, 1, 1)), panels, equals=whole)
+        return figure
+    grid = figure.add_gridspec(2, len(draws), height_ratios=(high, below))
+    draw_panels(figure.add_subplot(grid[0, :]), panels, equals=whole)
+    for place, draw in enumerate(draws):
+        draw(figure.add_subplot(grid[1, place]))
     return figure
 
 
@@ -162,22 +214,8 @@ def convergence(histories: Mapping[str, Sequence[Any]]) -> Figure:
     >>> convergence({"IHT": found.history}).axes[0].get_ylabel()
     'objective'
     """
-    steps = [step for history in histories.values() for step in history]
-    errors = all(isinstance(step, tuple) or step.error is not None for step in steps)
-
-    def point(step: Any) -> tuple[float, float]:
-        return step if isinstance(step, tuple) else (step.iteration, step.error if errors else step.objective)
-
     figure = new_figure(6, 3)
-    ax = dressed(figure.subplots(), x="iteration", y="relative error" if errors else "objective")
-    curves = {name: [point(step) for step in history] for name, history in histories.items()}
-    draw_curves(ax, curves, first=False)
-    values = [y for curve in curves.values() for _, y in curve if math.isfinite(y)]
-    if values and min(values) > 0 and max(values) > 3 * min(values):
-        ax.set_yscale("log")
-        few_ticks(ax.yaxis)
-    if errors:
-        percent(ax.yaxis)
+    draw_histories(figure.subplots(), histories)
     return figure
 
 
@@ -254,38 +292,10 @@ def certificate(proof: Any) -> Figure:
     >>> len(figure.axes[0].lines[0].get_xdata())  # splits
     3
     """
-    if not (hasattr(proof, "lower_bound") and hasattr(proof, "upper_bound")):
+    if not has_bounds(proof):
         raise ArgumentError(f"proof={proof!r} has no bounds to draw; pass the certificate of a Factorization")
-    norm = getattr(proof, "norm", None)
-    unit = norm or 1.0
-    lower, upper = proof.lower_bound / unit, proof.upper_bound / unit
-    known = getattr(proof, "split_errors", None)
-    told = "what one split alone leaves out"
-    if known is not None:
-        points = list(enumerate(known, 1))
-    else:
-        points = sorted(zip(getattr(proof, "order", ()), getattr(proof, "step_errors", ()), strict=True))
-        told = "what the step of a split left out"
-    reached = "error reached" if getattr(proof, "exact", True) else "bound on the error reached"
     figure = new_figure(6, 3)
-    ax = dressed(figure.subplots(), x="split" if points else "", y=f"error{' / norm of the matrix' if norm else ''}")
-    if points:
-        ax.plot(*zip(*((s, e / unit) for s, e in points), strict=True), "o", color=COLOURS[0], label=told)
-    ax.axhline(upper, color=COLOURS[1], linewidth=2.2, label=f"{reached}: {upper:.4g}")
-    if proof.ratio > 1:
-        ax.axhspan(
-            lower,
-            upper,
-            color=COLOURS[1],
-            alpha=0.15,
-            linewidth=0,
-            label=f"the best possible, at most {proof.ratio:.4g} times less",
-        )
-    low = f"no product is below {lower:.4g}" + ("" if proof.ratio > 1 else ": it is the optimum")
-    ax.axhline(lower, color=COLOURS[2], linestyle="--", label=low)
-    ax.axhspan(0, lower, facecolor="none", edgecolor=INK, alpha=0.25, hatch="///", linewidth=0)
-    ax.set_ylim(0, 1.15 * max(upper, *(e / unit for _, e in points), 1e-300))
-    ax.set_xticks(sorted({s for s, _ in points}))
+    draw_bounds(figure.subplots(), proof)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsefact.checkpoints.output import load_matrix, read_folder
 from sparsefact.checkpoints.report import MatrixReport
-from sparsefact.report.figures import before_and_after, convergence, error_against_density, supports
+from sparsefact.report.bounds import has_bounds
+from sparsefact.report.figures import before_and_after, certificate, convergence, error_against_density, supports
 from sparsefact.report.style import svg_element
 from sparsefact.report.summary import Layer, Summary, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["page"]
 
@@ -58,6 +63,7 @@ def page(folder: Path) -> str:
     summary = summarise(folder)
     title = escape(f"sparsefact: {summary.source}")
     done = [layer for layer in summary.layers if layer.report.status != "failed"]
+    drawn, proved = _matrices(folder, done)
     sections = [
         _totals(summary),
         _section("Every matrix", _table(summary.layers)),
@@ -66,7 +72,8 @@ def page(folder: Path) -> str:
         _section("Time of a product with 128 vectors", _times(done)),
         _section("Convergence of the search", _convergence(done)),
         _section("Error over density", _curves(done)),
-        _section("Supports of the factors", _supports(folder, done)),
+        _section("Supports of the factors", drawn),
+        _section("Certificates of the errors", proved),
         _section("Recipe", f"<pre>{escape(summary.recipe)}</pre>" if summary.recipe else ""),
     ]
     return (
@@ -182,17 +189,25 @@ def _curves(layers: list[Layer]) -> str:
     return svg_element(figure, name="curves", kind="lines", label="relative error over density")
 
 
-def _supports(folder: Path, layers: list[Layer]) -> str:
+def _matrices(folder: Path, layers: list[Layer]) -> tuple[str, str]:
+    """Return the pictures of the supports, and those of the certificates, of the largest matrices."""
     content = read_folder(folder)
     shown = _largest(layers, _PICTURES)
-    figures = []
+    drawn: list[str] = []
+    proved: list[str] = []
     for number, layer in enumerate(shown):
         name = layer.report.name
-        figure = supports(load_matrix(folder, name, content), cells=_CELLS)
-        drawn = svg_element(
-            figure, name=f"supports{number}-", kind="support", label=f"supports of the factors of {name}"
-        )
-        figures.append(f"<figure>{drawn}<figcaption>{escape(name)}</figcaption></figure>")
+        product = load_matrix(folder, name, content)
+        figure = supports(product, cells=_CELLS)
+        drawn.append(_figure(figure, f"supports{number}-", "support", f"supports of the factors of {name}", name))
+        if has_bounds(product.certificate):
+            figure = certificate(product.certificate)
+            proved.append(_figure(figure, f"certificate{number}-", "lines", f"bounds of the error of {name}", name))
     if len(shown) < len(layers):
-        figures.append(f"<p>Drawn are the {len(shown)} largest of {len(layers)} matrices.</p>")
-    return "".join(figures)
+        drawn.append(f"<p>Drawn are the {len(shown)} largest of {len(layers)} matrices.</p>")
+    return "".join(drawn), "".join(proved)
+
+
+def _figure(figure: Figure, name: str, kind: str, label: str, caption: str) -> str:
+    drawn = svg_element(figure, name=name, kind=kind, label=label)
+    return f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
