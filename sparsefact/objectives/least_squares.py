@@ -164,11 +164,41 @@ class LeastSquares(Smooth):
         gram, cross = xp.zeros((len(rows),) * 2, dtype=wide), xp.zeros((len(rows), self.shape[1]), dtype=wide)
         energy: Any = 0.0
         for x, y in self._chunks():
-            some = x[:, rows].astype(wide, copy=False)
+            some = x.take(rows, axis=1).astype(wide, copy=False)
             gram += some.conj().T @ some
             cross += some.conj().T @ y
             energy = energy + _energy(y)
         return Quadratic((gram + gram.conj().T) / 2, cross, constant=0.5 * float(energy))
+
+    def correlations(self) -> tuple[NDArray[Any], NDArray[Any], float]:
+        """Return ``X^H Y``, the squared norms of the columns of X, and that of Y, in double precision and one pass."""
+        total: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)
+        wide = np.complex128 if self.dtype.kind == "c" else np.float64
+        for x, y in self._chunks():
+            cross = (y.conj().T @ x).conj().T.astype(wide, copy=False)
+            total = (total[0] + cross, total[1] + _energies(x), total[2] + _energy(y))
+        return total[0], total[1], float(total[2])
+
+    def gram_rows(self, rows: NDArray[Any], columns: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return some rows of ``X^H X``, all columns or some, in double precision and one pass over the data.
+
+        Parameters
+        ----------
+        rows, columns : (r,) and (c,) integer arrays
+
+        Returns
+        -------
+        (r, p) or (r, c) array
+        """
+        total: Any = None
+        wide = np.complex128 if self.dtype.kind == "c" else np.float64
+        for x, _ in self._chunks():
+            left = x.take(rows, axis=1)
+            right = x if columns is None else left if columns is rows else x.take(columns, axis=1)
+            part = (left.conj().T @ right).astype(wide, copy=False)
+            total = part if total is None else total + part
+        entries: NDArray[Any] = total
+        return entries
 
     @property
     def prefers_quadratic(self) -> bool:
@@ -196,3 +226,11 @@ def _energy(x: NDArray[Any]) -> Any:
     if x.dtype.kind == "c":
         return (x.real**2).sum(dtype=np.float64) + (x.imag**2).sum(dtype=np.float64)
     return (x**2).sum(dtype=np.float64)
+
+
+def _energies(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the squared norms of the columns, accumulated in float64."""
+    xp = module_of(x)
+    parts = (x.real, x.imag) if x.dtype.kind == "c" else (x,)
+    sums: NDArray[np.float64] = sum(xp.einsum("ij,ij->j", part, part, dtype=np.float64) for part in parts)
+    return sums
