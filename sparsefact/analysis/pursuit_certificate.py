@@ -7,7 +7,9 @@ an eigenvalue decomposition.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,11 +34,12 @@ class PursuitCertificate:
     smallest_kept : float
         The smallest norm of a kept block.
     trials : int
-        Replacements that were tried, each with exact minimisation.
+        Replacements that were tried, each with exact minimisation; between entries of one column, those that were made.
     swap_stable : bool
         Whether the search ended because none of the pairs it looks at lowers the objective.
     gram : (p, p) array or None
-        Of the quadratic, with a unit diagonal where the solver scaled it; None for another objective.
+        Of the quadratic, with a unit diagonal where the solver scaled it; None for another objective. From samples it
+        is formed when it is first asked for.
     """
 
     blocks: NDArray[np.bool_]
@@ -46,7 +49,12 @@ class PursuitCertificate:
     smallest_kept: float
     trials: int
     swap_stable: bool
-    gram: NDArray[Any] | None
+    matrix: NDArray[Any] | Callable[[], NDArray[Any] | None] | None = field(repr=False)
+
+    @cached_property
+    def gram(self) -> NDArray[Any] | None:
+        """The Gram matrix that decided which blocks were chosen, where there is one."""
+        return self.matrix() if callable(self.matrix) else self.matrix
 
     def exact_recovery(self) -> float | None:
         """Return Tropp's constant of the support: below 1, additions alone would find it in data without noise.

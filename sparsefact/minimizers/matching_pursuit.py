@@ -42,6 +42,7 @@ from sparsefact.minimizers.adapted import evaluate
 from sparsefact.minimizers.block_grid import BlockGrid, block_grid
 from sparsefact.minimizers.parameters import check_count
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report
+from sparsefact.minimizers.pursuit_column import ColumnPursuit, is_column
 from sparsefact.minimizers.ranked import largest_first
 from sparsefact.minimizers.restricted import fit_on
 from sparsefact.minimizers.scaling import scale_of, scaled
@@ -66,7 +67,8 @@ class MatchingPursuit:
         After the additions, replace kept blocks as long as that lowers the objective; False is plain group orthogonal
         matching pursuit.
     candidates : int
-        Replacements look at this many of the smallest kept blocks and of the largest gradients, in pairs.
+        Replacements look at this many of the smallest kept blocks and of the largest gradients, in pairs. Between the
+        entries of one column, in least squares, they look at all pairs.
     scaled : bool
         Choose in variables in which the Gram matrix has a unit diagonal, so that a block's size is what it contributes;
         for a `Quadratic`. The theory then speaks about the scaled Gram matrix.
@@ -120,40 +122,42 @@ class MatchingPursuit:
         """Return the configuration for a half-step of an alternating run: a few iterations from where it stood."""
         return dataclasses.replace(self, iterations=self.half_iterations)
 
-    def init(self, problem: MinimizeProblem, warm: _State | None = None) -> _State:
+    def init(self, problem: MinimizeProblem, warm: _State | ColumnPursuit | None = None) -> _State | ColumnPursuit:
         """Take the support of the warm state or of the start, at most as many blocks as allowed, and fit on it."""
-        state = _State(self, problem)
+        state: _State | ColumnPursuit
+        if is_column(problem.objective, problem.constraint):
+            state = ColumnPursuit(problem, rescale=self.scaled)
+        else:
+            state = _State(self, problem)
         if warm is not None:
             state.adopt(warm.value())
         elif problem.start is not None:
             state.adopt(problem.start)
-        missing = state.grid.count - int(state.chosen.sum())
-        units = state.grid.count // state.grid.each
-        limit = max(1, int(_ADDING * self.iterations)) * units
-        state.per_step = self.blocks_per_step or max(1, -(-missing // limit))
+        limit = max(1, int(_ADDING * self.iterations)) * state.units
+        state.per_step = self.blocks_per_step or max(1, -(-state.missing // limit))
         return state
 
-    def step(self, problem: MinimizeProblem, state: _State) -> None:
+    def step(self, problem: MinimizeProblem, state: _State | ColumnPursuit) -> None:
         """Add blocks where there is room, else replace one."""
         if state.settled:
             return
         state.settled = not (state.add() or (self.replacement and state.replace(self.candidates)))
 
-    def report(self, problem: MinimizeProblem, state: _State) -> Report:
+    def report(self, problem: MinimizeProblem, state: _State | ColumnPursuit) -> Report:
         """Measure the objective."""
-        return Report(float(problem.objective.value(state.value())), converged=state.settled)
+        return Report(state.loss(), converged=state.settled)
 
-    def finish(self, problem: MinimizeProblem, state: _State) -> Outcome:
+    def finish(self, problem: MinimizeProblem, state: _State | ColumnPursuit) -> Outcome:
         """Return the minimiser on the support, with what is known about it."""
-        status = Status.STATIONARY if state.settled else Status.LIMIT
-        return Outcome(state.value(), status, state.certificate())
+        value, certificate = state.finished()
+        return Outcome(value, Status.STATIONARY if state.settled else Status.LIMIT, certificate)
 
 
 class _State:
     """The support (on the host, where it is decided), the minimiser on it, and the gradient there."""
 
     def __init__(self, solver: MatchingPursuit, problem: MinimizeProblem) -> None:
-        self.backend = problem.backend
+        self.backend, self.objective = problem.backend, problem.objective
         objective = problem.objective
         self.grid: BlockGrid = block_grid(problem.constraint, objective.shape, "MatchingPursuit")
         self.fits = _fits_of(objective, self.grid, self.backend, rescale=solver.scaled)
@@ -164,6 +168,20 @@ class _State:
         self.tolerance = max(1e-12, 4 * eps)
         # What is left of a gradient of this size is rounding.
         self.floor = (eps * float(self.backend.xp.linalg.norm(self.gradient))) ** 2
+
+    @property
+    def units(self) -> int:
+        """How many parts of the matrix have a count of their own."""
+        return self.grid.count // self.grid.each
+
+    @property
+    def missing(self) -> int:
+        """How many blocks may still join."""
+        return self.grid.count - int(self.chosen.sum())
+
+    def loss(self) -> float:
+        """Return the objective at the present support."""
+        return float(self.objective.value(self.value()))
 
     def adopt(self, start: NDArray[Any]) -> None:
         """Take the blocks in which `start` is nonzero, the largest ones as far as they are allowed."""
@@ -248,15 +266,15 @@ class _State:
 
     def release(self) -> None:
         """Drop what a warm start does not need."""
-        del self.gradient, self.fits.objective
+        del self.gradient, self.fits.objective, self.objective
 
-    def certificate(self) -> PursuitCertificate:
-        """Return what is known about the support."""
+    def finished(self) -> tuple[NDArray[Any], PursuitCertificate]:
+        """Return the minimiser on the support, and what is known about the support."""
         gains, sizes = self.backend.to_host(
             self.backend.xp.stack([self.grid.energies(self.gradient), self.grid.energies(self.w)])
         )
         on, off = gains[self.chosen], gains[~self.chosen]
-        return PursuitCertificate(
+        return self.value(), PursuitCertificate(
             self.chosen,
             self.grid.block,
             float(on.max(initial=0.0)) ** 0.5,

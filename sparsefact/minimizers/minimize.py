@@ -12,7 +12,6 @@ from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend, rounds_to_tf32
 from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
 from sparsefact.constraints.low_rank import LowRank
-from sparsefact.constraints.top_k import TopK
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import Adapted, as_constraint
 from sparsefact.minimizers.admm import ADMM
@@ -20,6 +19,7 @@ from sparsefact.minimizers.iht import IHT
 from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.matching_pursuit import MatchingPursuit
 from sparsefact.minimizers.protocol import Callback, MinimizeProblem, Progress, Solver
+from sparsefact.minimizers.pursuit_column import is_column
 from sparsefact.minimizers.reduced_rank import ReducedRank
 from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
@@ -29,6 +29,8 @@ __all__ = ["Solution", "minimize"]
 
 # Entries up to which they are found one after the other, each with an exact fit.
 _PURSUED = 128
+# Features for each entry, from which a few columns of the Gram matrix cost less than all.
+_FEW = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +141,10 @@ def minimize(
     backend = get_backend(*arrays, *given, device=device)
     with backend.active():
         local = objective.on(backend) if hasattr(objective, "on") else objective
-        quadratic = _as_quadratic(local)
         if solver is None:
-            solver = _default(local, constraint, quadratic)
+            solver = _default(local, constraint)
         check_solver(solver)
+        quadratic = None if _by_columns(local, constraint, solver) else _as_quadratic(local)
         adapted = Adapted(local, backend, _dtype_of(objective, given))
         constraint = as_constraint(constraint, adapted.shapes)
         if not isinstance(constraint, Constraint):
@@ -169,17 +171,25 @@ def minimize(
     )
 
 
-def _default(objective: Any, constraint: Any, quadratic: Quadratic | None) -> Solver:
+def _default(objective: Any, constraint: Any) -> Solver:
     """Return the solver unless one is given; exchanges cost many fits without second derivatives."""
-    squares = quadratic is not None or isinstance(objective, LeastSquares)
-    if squares and isinstance(constraint, TopK) and objective.shape[1] == 1:
+    if is_column(objective, constraint):
         if constraint.count(objective.shape) <= min(objective.shape[0] // 4, _PURSUED):
             return MatchingPursuit()
-    if quadratic is not None:
+    if isinstance(objective, Quadratic) or (isinstance(objective, LeastSquares) and objective.prefers_quadratic):
         return ReducedRank() if isinstance(constraint, LowRank) else ADMM()
     if hasattr(objective, "hessian"):
         return IHT(variant="htp", polish="swap")
     return IHT(variant="htp", polish="swap", steps=100, swaps=10, candidates=10)
+
+
+def _by_columns(objective: Any, constraint: Any, solver: Solver) -> bool:
+    """Return whether the solver forms a few columns of the Gram matrix itself, which costs less than all of them."""
+    if not (isinstance(solver, MatchingPursuit) and is_column(objective, constraint)):
+        return False
+    if not isinstance(objective, LeastSquares) or isinstance(objective.X, np.memmap):
+        return False
+    return bool(_FEW * constraint.count(objective.shape) <= objective.shape[0])
 
 
 def _type_name(x: Any) -> str:

@@ -149,7 +149,7 @@ class LeastSquares(Smooth):
         rows : (r,) integer array
             Which rows of W are left to choose.
         """
-        gram, cross, constant = self._normal_equations(len(rows), lambda x: x[:, rows].astype(self._wide, copy=False))
+        gram, cross, constant = self._normal_equations(len(rows), lambda x: x.take(rows, axis=1).astype(self._wide, copy=False))
         return Quadratic(gram, cross, constant=constant)
 
     @property
@@ -170,6 +170,34 @@ class LeastSquares(Smooth):
             energy = energy + _energy(y)
         # Rounding makes the two halves differ; a Gram matrix is Hermitian.
         return (gram + gram.conj().T) / 2, cross, 0.5 * float(energy)
+
+    def correlations(self) -> tuple[NDArray[Any], NDArray[Any], float]:
+        """Return ``X^H Y``, the squared norms of the columns of X, and that of Y, in double precision and one pass."""
+        total: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)
+        for x, y in self._chunks():
+            cross = (y.conj().T @ x).conj().T.astype(self._wide, copy=False)
+            total = (total[0] + cross, total[1] + _energies(x), total[2] + _energy(y))
+        return total[0], total[1], float(total[2])
+
+    def gram_rows(self, rows: NDArray[Any], columns: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return some rows of ``X^H X``, all columns or some, in double precision and one pass over the data.
+
+        Parameters
+        ----------
+        rows, columns : (r,) and (c,) integer arrays
+
+        Returns
+        -------
+        (r, p) or (r, c) array
+        """
+        total: Any = None
+        for x, _ in self._chunks():
+            left = x.take(rows, axis=1)
+            right = x if columns is None else left if columns is rows else x.take(columns, axis=1)
+            part = (left.conj().T @ right).astype(self._wide, copy=False)
+            total = part if total is None else total + part
+        entries: NDArray[Any] = total
+        return entries
 
     @property
     def prefers_quadratic(self) -> bool:
@@ -197,3 +225,11 @@ def _energy(x: NDArray[Any]) -> Any:
     if x.dtype.kind == "c":
         return (x.real**2).sum(dtype=np.float64) + (x.imag**2).sum(dtype=np.float64)
     return (x**2).sum(dtype=np.float64)
+
+
+def _energies(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the squared norms of the columns, accumulated in float64."""
+    xp = module_of(x)
+    parts = (x.real, x.imag) if x.dtype.kind == "c" else (x,)
+    sums: NDArray[np.float64] = sum(xp.einsum("ij,ij->j", part, part, dtype=np.float64) for part in parts)
+    return sums
