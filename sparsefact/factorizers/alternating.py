@@ -64,6 +64,26 @@ _EFFORTS = {
 }
 
 
+class _Far(NamedTuple):
+    """What differs where a Gram matrix weighs the longer side, whose products cost more than all else together.
+
+    Turns of each iteration on average, and the fraction after which the Gram matrix enters in full; refits, steps of
+    the joint fit, exchanges; conjugate gradients in a refit and in a joint fit.
+    """
+
+    turns: float
+    gram_from: float
+    refits: int
+    fits: int
+    exchanges: int
+    refit_iterations: int
+    fit_iterations: int
+
+
+_FAR = {"fast": _Far(1.25, 0.85, 1, 1, 0, 6, 12), "balanced": _Far(1.25, 0.85, 1, 1, 0, 6, 12)}
+_GRAM_FROM, _REFITS, _REFIT_ITERATIONS, _FIT_ITERATIONS = 0.7, 2, 12, 30
+
+
 @dataclass(frozen=True)
 class Alternating:
     """Alternating minimisation over two factors.
@@ -79,14 +99,16 @@ class Alternating:
         of entries; under a Gram matrix 1, 3 or 10 steps of the joint fit and 1, 2 or 6 exchanges.
     outer : int, optional
         The number of outer iterations itself.
-    gram_from : float
+    gram_from : float, optional
         The fraction of the search after which `gram` and `left_gram` enter in full; before, their diagonals do. 1
-        leaves them to the polish.
+        leaves them to the polish. By default .7, or .85 where one of them weighs a side at least twice as long as the
+        inner dimension (and the effort is not high), since its products cost most there.
     damping : float
         Added to the diagonal of either Gram matrix, as a multiple of its mean, while minimising; errors are measured
         without it. For one of too few samples.
-    refits : int
-        Exact least-squares refits of each factor at the end, at most; they stop when they gain less than 0.1 %.
+    refits : int, optional
+        Exact least-squares refits of each factor at the end, at most; they stop when they gain less than 0.1 %. By
+        default two, or one where `gram_from` is .85; there the polish is shorter too.
     fits, exchanges : int, optional
         The number of steps of the joint fit, and of exchanges of entries, themselves. Without joint fits, each exchange
         is followed by a refit of both factors in turn, which does as well where there is no `gram`, in half the memory.
@@ -111,9 +133,9 @@ class Alternating:
     inner: Any = field(default_factory=ADMM)
     effort: Literal["fast", "balanced", "high"] = "balanced"
     outer: int | None = None
-    gram_from: float = 0.7
+    gram_from: float | None = None
     damping: float = 0.0
-    refits: int = 2
+    refits: int | None = None
     fits: int | None = None
     exchanges: int | None = None
     report_every: int = 5
@@ -126,7 +148,7 @@ class Alternating:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), 0)
         check_non_negative("damping", self.damping)
-        if not 0 <= self.gram_from <= 1:
+        if self.gram_from is not None and not 0 <= self.gram_from <= 1:
             raise ArgumentError(f"gram_from={self.gram_from!r} is not a fraction of the search; pass one from 0 to 1")
         check_count("report_every", self.report_every)
         for name in ("init", "step", "finish", "iterations"):
@@ -138,6 +160,9 @@ class Alternating:
         """Outer iterations at most."""
         return _EFFORTS[self.effort].outer if self.outer is None else self.outer
 
+    def _far(self, state: AlternatingState) -> _Far | None:
+        return _FAR.get(self.effort) if state.far else None
+
     def init(self, problem: FactorizationProblem, warm: Any = None) -> AlternatingState:
         """Choose the starting point and the first split of the budget."""
         return AlternatingState(problem, self.damping)
@@ -145,14 +170,17 @@ class Alternating:
     def step(self, problem: FactorizationProblem, state: AlternatingState) -> None:
         """Do a half-step for each factor, the smaller one first, and move the split."""
         fraction = state.iteration / max(1, self.iterations - 1)
-        if fraction >= self.gram_from and self.gram_from < 1:
+        far = self._far(state)
+        usual = _GRAM_FROM if far is None else far.gram_from
+        gram_from = usual if self.gram_from is None else self.gram_from
+        if fraction >= gram_from and gram_from < 1:
             state.take_gram()
         inner, turns = self.inner, 1
         if hasattr(inner, "paced"):
             if state.brisk:
-                mean = _EFFORTS[self.effort].turns
+                mean = _EFFORTS[self.effort].turns if far is None else far.turns
                 turns = int((state.iteration + 1) * mean) - int(state.iteration * mean)
-            inner = inner.paced(self.iterations, brisk=state.brisk)
+            inner = inner.paced(self.iterations, brisk=state.brisk, far=far is not None)
         inner = inner.at(fraction) if hasattr(inner, "at") else inner
         for _ in range(turns):
             for side in state.order:
@@ -171,14 +199,19 @@ class Alternating:
 
     def finish(self, problem: FactorizationProblem, state: AlternatingState) -> Outcome:
         """Refit both factors on their supports, exchange entries, and share the scale evenly between the factors."""
-        effort = _EFFORTS[self.effort]
+        far, effort = self._far(state), _EFFORTS[self.effort]
         state.leave_search()
         errors = [state.error()]
         plain = problem.gram is None and problem.left_gram is None
-        fits = (0 if plain else effort.fits) if self.fits is None else self.fits
-        usual = effort.plain_exchanges if plain else effort.exchanges
-        exchanges = usual if self.exchanges is None else self.exchanges
-        refitted, settled = state.refit_until_stalled(self.refits, errors[0], brief=plain and exchanges > 0)
+        usual = (_REFITS, 0, effort.plain_exchanges) if plain else (_REFITS, effort.fits, effort.exchanges)
+        iterations = (_REFIT_ITERATIONS, _FIT_ITERATIONS)
+        if far is not None:
+            usual = (far.refits, far.fits, far.exchanges)
+            iterations = (far.refit_iterations, far.fit_iterations)
+        asked = (self.refits, self.fits, self.exchanges)
+        refits, fits, exchanges = (u if a is None else a for u, a in zip(usual, asked, strict=True))
+        state.refit_iterations = iterations[0]
+        refitted, settled = state.refit_until_stalled(refits, errors[0], brief=plain and exchanges > 0)
         errors.append(refitted)
         text = (
             f" Exact refits of both factors on their supports took the relative error of the loss from "
@@ -186,7 +219,7 @@ class Alternating:
         )
         count = 0
         if fits:
-            fitted, reached, count, settled = state.polish(fits, exchanges)
+            fitted, reached, count, settled = state.polish(fits, exchanges, iterations[1])
             errors.append(reached)
             text += f", a joint fit to {fitted:.5g}"
         elif exchanges:

@@ -23,20 +23,21 @@ __all__ = ["AlternatingState"]
 
 # A refit that gains less than this, relatively, has stalled; or than the other, where exchanges with refits follow.
 _STALLED, _STALLED_BRIEF = 1e-3, 1e-2
-# Conjugate gradients in a refit between two Gram matrices, in a joint fit, and in the fit after an exchange.
-_REFIT_ITERATIONS = 12
-_FIT_ITERATIONS = 30
+# Conjugate gradients in the fit after an exchange.
 _EXCHANGE_ITERATIONS = 8
 
 
 class AlternatingState(SearchState):
     """The state of the search, with what is done to its factors once their supports are chosen."""
 
+    refit_iterations = 12  # conjugate gradients in a refit between two Gram matrices
+
     def refit(self) -> None:
         """Refit both factors on their supports, the smaller one first."""
+        iterations = self.refit_iterations
         for side in self.order:
             self.values[side] = refit(
-                self._objective(side), self.masks[side], self.values[side], self.backend, iterations=_REFIT_ITERATIONS
+                self._objective(side), self.masks[side], self.values[side], self.backend, iterations=iterations
             )
 
     def refit_until_stalled(self, refits: int, error: float, *, brief: bool) -> tuple[float, bool]:
@@ -72,8 +73,8 @@ class AlternatingState(SearchState):
     def _joint_fit(self) -> JointFit:
         return JointFit(self.matrix, self.gram, self.values, self.masks, self.backend, self.left_gram)
 
-    def polish(self, fits: int, exchanges: int) -> tuple[float, float, int, bool]:
-        """Fit both factors together, exchange entries, and fit again.
+    def polish(self, fits: int, exchanges: int, iterations: int) -> tuple[float, float, int, bool]:
+        """Fit both factors together, exchange entries, and fit again, each with so many conjugate gradients at most.
 
         Returns
         -------
@@ -85,11 +86,11 @@ class AlternatingState(SearchState):
             Whether the last fit stalled.
         """
         fit = self._joint_fit()
-        settled = fit.fit(fits, _FIT_ITERATIONS)
+        settled = fit.fit(fits, iterations)
         fitted = self._relative(fit.loss)
         count = fit.exchange(self._choose, exchanges, _EXCHANGE_ITERATIONS) if fits else 0
         if count:
-            settled = fit.fit(max(1, fits // 2), _FIT_ITERATIONS)
+            settled = fit.fit(max(1, fits // 2), iterations)
         self.values, self.masks = fit.values, fit.masks
         return fitted, self._relative(fit.loss), count, settled
 

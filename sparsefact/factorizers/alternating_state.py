@@ -134,6 +134,13 @@ class SearchState:
         (m, k), (_, n) = self.problem.shapes
         return max(m, n) >= _WIDE * k and self.gram is None and self.left_gram is None
 
+    @property
+    def far(self) -> bool:
+        """Whether a Gram matrix weighs a side that is much longer than the inner dimension."""
+        (m, k), (_, n) = self.problem.shapes
+        sides = ((self.problem.left_gram, m), (self.problem.gram, n))
+        return any(gram is not None and length >= _WIDE * k for gram, length in sides)
+
     def half_step(self, side: int, inner: Any) -> None:
         """Improve one factor with the other one fixed."""
         start = self.values[side] if self.warm[side] is None else None

@@ -49,6 +49,9 @@ _SPARSEST = 0.05
 # `half_rho_start` and `half_rho` are those of an alternating run of so many iterations. With so many times fewer a
 # half-step is shorter; short ones start with a penalty larger by the last factor.
 _USUAL, _HURRY, _BRISK = 44, 1.5, 1.4
+# Where a Gram matrix weighs the longer side, the penalty grows to less, by the first factor; once that matrix counts in
+# full, it is smaller by the second one besides, for what is solved then is the loss itself.
+_FAR, _FAR_FULL = 0.65, 0.75
 # Alone: every so many iterations the penalty grows by a factor for the share of the support that has changed; from
 # some iteration on, a change of less than this share is none.
 _LOOK = 4
@@ -140,15 +143,19 @@ class ADMM:
             if value is not None:
                 check_non_negative(name, value)
 
-    def paced(self, outer: int, *, brisk: bool) -> ADMM:
+    def paced(self, outer: int, *, brisk: bool, far: bool = False) -> ADMM:
         """Return the configuration for an alternating run of so many iterations, `brisk` if with short half-steps.
 
-        A short run does with an iteration less in a half-step, and needs larger penalties to settle.
+        A short run does with an iteration less in a half-step, and needs larger penalties to settle. One under a Gram
+        matrix of the longer side (`far`), whose iterations cost most, does with two less and smaller penalties.
         """
         hurry = max(1.0, _USUAL / outer)
         iterations, selections, start = self.half_iterations, self.half_selections, self.half_rho_start
+        end = self.half_rho * (_FAR if far else 1.0)
         if brisk:
             iterations, selections, start = iterations // 2, selections // 2, start * _BRISK
+        elif far:
+            iterations, start, end = iterations - 2, start * _FAR_FULL, end * _FAR_FULL
         elif hurry >= _HURRY:
             iterations -= 1
         return dataclasses.replace(
@@ -156,7 +163,7 @@ class ADMM:
             half_iterations=max(1, iterations),
             half_selections=max(1, selections),
             half_rho_start=start * hurry,
-            half_rho=self.half_rho * hurry**0.4,
+            half_rho=end * hurry**0.4,
         )
 
     def at(self, fraction: float) -> ADMM:

@@ -15,7 +15,7 @@ from sparsefact.backends.protocol import Backend
 __all__ = ["OneSided", "RightGram", "TwoSided", "rescale", "scales_of"]
 
 # Products with a Gram matrix by which its leading eigenvectors are approached, and with what they leave.
-_PASSES, _POWERS = 3, 20
+_PASSES, _POWERS = 2, 20
 
 
 class OneSided:
