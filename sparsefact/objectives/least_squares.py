@@ -149,7 +149,9 @@ class LeastSquares(Smooth):
         rows : (r,) integer array
             Which rows of W are left to choose.
         """
-        gram, cross, constant = self._normal_equations(len(rows), lambda x: x.take(rows, axis=1).astype(self._wide, copy=False))
+        gram, cross, constant = self._normal_equations(
+            len(rows), lambda x: x.take(rows, axis=1).astype(self._wide, copy=False)
+        )
         return Quadratic(gram, cross, constant=constant)
 
     @property
