@@ -264,8 +264,9 @@ class _TriedPolish:
             trial[j], trial[i] = False, True
             other = self.backend.asarray(trial.reshape(mask.shape))
             where = f"at iteration {iteration}, after an exchange"
-            fit = fit_on(self.objective, other, w * other, self.backend, where=where, iterations=_TRIAL)
-            if fit.value < value - _GAIN * max(abs(value), _GAIN):
+            least = value - _GAIN * max(abs(value), _GAIN)
+            fit = fit_on(self.objective, other, w * other, self.backend, where=where, iterations=_TRIAL, goal=least)
+            if fit.value < least:
                 fit = fit_on(self.objective, other, fit.w, self.backend, where=where)
                 return fit.w, other, fit.value, fit.gradient, 1
         return None
