@@ -23,14 +23,14 @@ from sparsefact.minimizers.refit import refit
 from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["Fit", "fit_on", "improve_on"]
+__all__ = ["HOPE", "Fit", "fit_on", "improve_on"]
 
 # Unknowns up to which a Newton system is formed.
 _NEWTON = 512
 _ARMIJO = 1e-4
 _MEMORY = 10
-# A fit that has a goal ends where this many times the decrease of its quadratic model would not reach that.
-_HOPE = 4.0
+HOPE = 4.0
+"""A fit that has a goal ends where so many times the decrease of its quadratic model would not reach that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ def _newton(
             return Fit(fit.w, fit.value, fit.gradient, True)
         if not descent < 0:
             return _lbfgs(objective, mask, fit, backend, where, iterations, tolerance)
-        if fit.value + _HOPE * descent / 2 > goal:
+        if fit.value + HOPE * descent / 2 > goal:
             return fit
         moved = _search(objective, fit, direction, descent, 1.0, backend, where)
         # a last step from where values no longer tell; without a minimiser the values fall to their infimum
