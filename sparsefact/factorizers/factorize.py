@@ -403,4 +403,10 @@ def _as_factor(value: Any, constraint: Constraint | None) -> Any:
         return KroneckerFactor(get_backend(value).xp.ascontiguousarray(values_on(value, constraint)))
     if on_gpu(value):
         return CsrFactor.from_dense(value)
+    if isinstance(constraint, Support) and isinstance(value, np.ndarray):
+        rows = np.repeat(np.arange(value.shape[0]), np.diff(constraint.indptr))
+        kept = value[rows, constraint.indices]
+        # where all of the support is used, it need not be found again
+        if kept.all() and np.count_nonzero(value) == kept.size:
+            return sparse.csr_array((kept, constraint.indices.copy(), constraint.indptr.copy()), shape=value.shape)
     return sparse.csr_array(value)
