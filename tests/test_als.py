@@ -383,3 +383,29 @@ def test_only_fixed_supports():
     )
     with pytest.raises(ArgumentError, match="pair of fixed supports"):
         AlternatingLeastSquares().init(problem)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("terms", [1, 3])
+def test_the_singular_form_of_a_class_is_that_of_its_product(terms, dtype):
+    rng = np.random.default_rng(terms)
+    x, y = (rng.standard_normal((terms, size)).astype(dtype) for size in (5, 8))
+    if dtype == "complex128":
+        x, y = x * (1 + 2j), y * (3 - 1j)
+    weakest, left, right = starts._singular_form(x, y)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    assert weakest == pytest.approx(np.linalg.svd(x.T @ y, compute_uv=False)[terms - 1], rel=tolerance)
+    np.testing.assert_allclose(left.T @ right, x.T @ y, atol=100 * tolerance)
+    np.testing.assert_allclose(np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1), rtol=10 * tolerance)
+    zero = starts._singular_form(0 * x, y)
+    assert zero[0] == 0 and not (zero[1].T @ zero[2]).any()
+
+
+def test_blocks_are_kept_where_they_cost_less_than_the_whole_product():
+    def worth_it(n, terms):
+        groups = [starts.TermClass(np.arange(8), np.arange(8), np.array([k])) for k in range(terms)]
+        return Blocks.worth_it((n, n), groups)
+
+    assert worth_it(1024, 1024) and not worth_it(64, 64)
+    # far more than the matrix holds
+    assert not worth_it(512, 100 * 512)

@@ -13,8 +13,10 @@ from iris_oracle import STORED, data, optima, supports
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
 from sparsefact.errors import ArgumentError, BudgetError
+from sparsefact.minimizers.adapted import Adapted
 from sparsefact.minimizers.exchange_groups import exchange_groups
 from sparsefact.minimizers.protocol import MinimizeProblem
+from sparsefact.minimizers.restricted import fit_on
 from sparsefact.minimizers.swap import polish_of
 
 VARIANTS = ["normalized", "plain", "htp", "accelerated"]
@@ -355,3 +357,34 @@ def test_bad_input_gets_a_sentence():
         sf.minimize(IRIS, sf.TopK(nnz=16))
     text = sf.minimize(least_squares(0)[2], sf.Dense(), sf.IHT(polish="swap")).explain()
     assert "leaves no two entries to exchange" in text
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+@settings(max_examples=15)
+def test_no_exchange_is_left_in_a_logistic_regression(seed, count):
+    """By brute force: the best values on every support that is one exchange away."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((40, 4)) * rng.uniform(0.3, 3, 4)
+    f = sf.LogisticRegression(X, np.r_[0, 1, 2, rng.integers(0, 3, 37)], l2=0.01, intercept=False)
+    solution = sf.minimize(f, sf.TopK(nnz=count))
+    kept = np.flatnonzero(solution.value)
+    assert solution.explain().startswith("IHT")
+    for old, new in itertools.product(kept, np.setdiff1d(np.arange(12), kept)):
+        mask = solution.value != 0
+        mask.flat[[old, new]] = False, True
+        assert sf.minimize(f, sf.Support(mask)).objective >= solution.objective * (1 - 1e-7)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([-0.3, -1e-2, -1e-6, 1e-6, 1e-2, 0.3]))
+@settings(max_examples=40)
+def test_a_fit_gives_up_only_where_its_goal_is_out_of_reach(seed, gap):
+    rng = np.random.default_rng(seed)
+    f = sf.LogisticRegression(rng.standard_normal((40, 4)), rng.integers(0, 3, 40), l2=0.01, classes=3, intercept=False)
+    backend = get_backend(f.X)
+    objective, mask = Adapted(f, backend, f.dtype), rng.random((4, 3)) < 0.6
+    mask[0, 0] = True
+    start = 3 * rng.standard_normal(mask.shape) * mask
+    least = fit_on(objective, mask, start, backend, where="here").value
+    goal = least + gap
+    found = fit_on(objective, mask, start, backend, where="here", goal=goal)
+    assert (found.value < goal) == (gap > 0)

@@ -242,3 +242,18 @@ def test_benign_landscapes_trap_no_descent():
             best = closed_formula(answer, A)
             assert min(alternating(A, E, G, rng, 60) for _ in range(2)) <= best + 0.02 * (1 + best)
     assert seen > 5
+
+
+def test_supports_are_looked_at_once(monkeypatch):
+    from sparsefact.analysis import tractability as module
+
+    asked = []
+    monkeypatch.setattr(
+        module, "reduce_pair", lambda pair, reduce=module.reduce_pair: (asked.append(pair), reduce(pair))[1]
+    )
+    blocks = sf.Support(np.kron(np.eye(3, dtype=bool), np.ones((4, 1), dtype=bool)))
+    A = np.random.default_rng(0).standard_normal((12, 12))
+    chosen = sf.factorize(A, (blocks, blocks.T))
+    assert len(asked) == 1
+    named = sf.factorize(A, (blocks, blocks.T), sf.SubmatrixSVD())
+    assert len(asked) == 2 and chosen.error == named.error

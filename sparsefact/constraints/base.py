@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,11 @@ class Constraint(Protocol):
     def contains(self, x: Any) -> bool:
         """Return whether `x`, dense or scipy.sparse, lies in the set; NaN counts as nonzero."""
         ...
+
+
+def is_constraint(x: Any) -> TypeGuard[Constraint]:
+    """Return whether something is a constraint; a look at all methods of a protocol takes as long as a small solve."""
+    return isinstance(x, Projection) or (not isinstance(x, type) and isinstance(x, Constraint))
 
 
 def is_sparse(x: Any) -> bool:

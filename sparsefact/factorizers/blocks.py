@@ -22,6 +22,8 @@ __all__ = ["Blocks"]
 
 # The blocks may hold this many times the entries of the matrix.
 _MOST = 4
+# A block costs as much as this many multiplications of a large product, however small it is.
+_CALL = 1 << 16
 
 
 class Blocks:
@@ -44,8 +46,10 @@ class Blocks:
 
     @staticmethod
     def worth_it(shape: tuple[int, int], groups: list[TermClass]) -> bool:
-        """Return whether the blocks are small enough to be kept."""
-        return sum(group.rows.size * group.cols.size for group in groups) <= _MOST * shape[0] * shape[1]
+        """Return whether the blocks are small enough to be kept, and cost less than the whole product."""
+        held = sum(group.rows.size * group.cols.size for group in groups)
+        terms = sum(group.members.size for group in groups)
+        return held <= _MOST * shape[0] * shape[1] and _CALL * len(groups) <= shape[0] * shape[1] * terms
 
     def cross(self, side: int, other: NDArray[Any]) -> NDArray[Any]:
         """Return the right-hand sides for the left (0) or right (1) factor, zero off its support.

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sparsefact.analysis.tractability import tractability
+from sparsefact.analysis.tractability import Tractability, tractability
 from sparsefact.backends.registry import device_of, get_backend, on_gpu
-from sparsefact.constraints.base import Constraint, as_matrix, check_int
+from sparsefact.constraints.base import Constraint, as_matrix, check_int, is_constraint
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.dense import Dense
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
@@ -149,9 +149,12 @@ def factorize(
     checked, shapes = _check_constraints(constraints, matrix.shape, inner)
     chain = constraints if isinstance(constraints, Chain) else None
     weights = checked_gram("gram", gram, matrix), checked_gram("left_gram", left_gram, matrix)
-    reason = ""
+    reason, answer = "", None
     if solver is None:
         solver, reason = _choose(checked, *weights, chain)
+        if solver is None:
+            answer = tractability(*checked)  # type: ignore[misc]
+            solver, reason = _by_tractability(answer)
     _check_solver(solver, len(shapes), chain)
     if left_gram is not None and type(solver) in _ROWS_APART:
         raise ArgumentError(
@@ -176,6 +179,7 @@ def factorize(
             None if start is None else tuple(backend.asarray(factor) for factor in start),
             seed,
             None if weights[1] is None else backend.asarray(weights[1]),
+            answer,
         )
         driven = solver if len(shapes) > 1 or isinstance(solver, _PRODUCTS) else OneMatrix(solver)
         finished = run(driven, problem, callback=callback, time_limit=time_limit)
@@ -219,8 +223,8 @@ def _choose(
     gram: NDArray[Any] | None,
     left_gram: NDArray[Any] | None,
     chain: Chain | None,
-) -> tuple[Solver, str]:
-    """Return the solver for these constraints, and a sentence that says why."""
+) -> tuple[Solver | None, str]:
+    """Return the solver for these constraints, and a sentence that says why; None where tractability decides."""
     if isinstance(constraints, SparsePlusLowRank):
         return AlternatingSum(), ""
     if isinstance(constraints, DoubleSparse):
@@ -249,7 +253,11 @@ def _choose(
         return Alternating(), f"Alternating was chosen, since {coupled} "
     if not diagonal:
         return AlternatingLeastSquares(), f"AlternatingLeastSquares was chosen, since {coupled} "
-    answer = tractability(*constraints)
+    return None, ""
+
+
+def _by_tractability(answer: Tractability) -> tuple[Solver, str]:
+    """Return the solver for two fixed supports, and a sentence that says why."""
     if answer.tractable:
         return SubmatrixSVD(), f"SubmatrixSVD was chosen, since the supports are tractable ({answer.rule}). "
     return (
@@ -285,7 +293,7 @@ def _check_constraints(
         return _check_chain(constraints, shape, inner)
     each = tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
     for constraint in each:
-        if isinstance(constraint, type) or not isinstance(constraint, Constraint):
+        if not is_constraint(constraint):
             raise ArgumentError(
                 f"constraints holds {constraint!r}, which is not a constraint; pass for instance "
                 "sparsefact.double_sparse(A.shape, 0.3), or a pair (sparsefact.TopK(density=0.2), sparsefact.Dense())"
@@ -395,4 +403,10 @@ def _as_factor(value: Any, constraint: Constraint | None) -> Any:
         return KroneckerFactor(get_backend(value).xp.ascontiguousarray(values_on(value, constraint)))
     if on_gpu(value):
         return CsrFactor.from_dense(value)
+    if isinstance(constraint, Support) and isinstance(value, np.ndarray):
+        rows = np.repeat(np.arange(value.shape[0]), np.diff(constraint.indptr))
+        kept = value[rows, constraint.indices]
+        # where all of the support is used, it need not be found again
+        if kept.all() and np.count_nonzero(value) == kept.size:
+            return sparse.csr_array((kept, constraint.indices.copy(), constraint.indptr.copy()), shape=value.shape)
     return sparse.csr_array(value)

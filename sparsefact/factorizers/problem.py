@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from sparsefact.analysis.tractability import Tractability
 from sparsefact.backends.protocol import Backend
 from sparsefact.constraints.base import Constraint
 from sparsefact.constraints.double_sparse import DoubleSparse
@@ -36,6 +37,8 @@ class FactorizationProblem:
     seed : int
     left_gram : (m, m) array, optional
         The same as `gram` for the rows: the loss is tr(left_gram (A - P) gram (A - P)^H).
+    answer : Tractability, optional
+        Of two fixed supports, where it was needed to choose the solver.
     """
 
     matrix: Any
@@ -46,6 +49,7 @@ class FactorizationProblem:
     start: tuple[NDArray[Any], ...] | None = None
     seed: int = 0
     left_gram: NDArray[Any] | None = None
+    answer: Tractability | None = None
 
 
 def diagonal_of(gram: NDArray[Any] | None, solver: str, other: str) -> NDArray[Any] | None:

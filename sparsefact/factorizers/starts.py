@@ -94,7 +94,7 @@ def surrogate(matrix: NDArray[Any], groups: list[TermClass], inner: int) -> Pair
     x, y = _zeros(matrix, inner)
     free = np.ones(matrix.shape, dtype=bool)
     for group in _by_energy(matrix, groups):
-        cells = np.ix_(group.rows, group.cols)
+        cells = _cells(group.rows, group.cols)
         _place(x, y, group, np.where(free[cells], matrix[cells], 0))
         free[cells] = False
     return x, y
@@ -105,7 +105,7 @@ def deflation(matrix: NDArray[Any], groups: list[TermClass], inner: int) -> Pair
     x, y = _zeros(matrix, inner)
     residual = matrix.copy()
     for group in _by_energy(matrix, groups):
-        cells = np.ix_(group.rows, group.cols)
+        cells = _cells(group.rows, group.cols)
         residual[cells] -= _place(x, y, group, residual[cells])
     return x, y
 
@@ -164,11 +164,11 @@ def exchange(pair: Pair, residual: NDArray[Any], groups: list[TermClass], margin
     x, y = pair[0].copy(), pair[1].copy()
     changed = False
     for group in groups:
-        cells = np.ix_(group.rows, group.cols)
+        cells = _cells(group.rows, group.cols)
         block = residual[cells]
         before = float(np.linalg.norm(block))
         u, s, vh = leading(block, 1)
-        terms = np.ix_(group.members, group.rows), np.ix_(group.members, group.cols)
+        terms = _cells(group.members, group.rows), _cells(group.members, group.cols)
         weakest, left, right = _singular_form(x[terms[0]], y[terms[1]])
         if not s[0] > (1 + margin) * weakest or not before > 0:
             continue
@@ -185,6 +185,10 @@ def exchange(pair: Pair, residual: NDArray[Any], groups: list[TermClass], margin
 
 def _singular_form(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, NDArray[Any], NDArray[Any]]:
     """Return the smallest singular value of ``x^T y`` and balanced factors of it along its triplets, largest first."""
+    if x.shape[0] == 1:
+        first, second = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+        balance = x.real.dtype.type((second / first) ** 0.5 if first > 0 and second > 0 else 0)
+        return first * second, x * balance, y / balance if balance else 0 * y
     qx, rx = np.linalg.qr(x.T)
     qy, ry = np.linalg.qr(y.T)
     u, s, vh = np.linalg.svd(rx @ ry.T, full_matrices=False)
@@ -193,13 +197,18 @@ def _singular_form(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, NDArray[Any
     return float(s[-1]) if s.size == x.shape[0] else 0.0, left, right
 
 
+def _cells(rows: NDArray[np.intp], cols: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return indices of a block; `np.ix_` checks them again, which takes longer than a small block."""
+    return rows[:, None], cols[None, :]
+
+
 def _zeros(matrix: NDArray[Any], inner: int) -> Pair:
     m, n = matrix.shape
     return np.zeros((inner, m), dtype=matrix.dtype), np.zeros((inner, n), dtype=matrix.dtype)
 
 
 def _by_energy(matrix: NDArray[Any], groups: list[TermClass]) -> list[TermClass]:
-    energies = [float(np.linalg.norm(matrix[np.ix_(group.rows, group.cols)])) for group in groups]
+    energies = [float(np.linalg.norm(matrix[_cells(group.rows, group.cols)])) for group in groups]
     return [groups[i] for i in np.argsort([-energy for energy in energies], kind="stable")]
 
 
@@ -207,8 +216,8 @@ def _place(x: NDArray[Any], y: NDArray[Any], group: TermClass, block: NDArray[An
     """Give the terms of a class the largest triplets of a block, balanced, and return their sum."""
     u, s, vh = leading(block, group.members.size)
     members, root = group.members[: s.size], np.sqrt(s)
-    x[np.ix_(members, group.rows)] = (u * root).T
-    y[np.ix_(members, group.cols)] = root[:, None] * vh
+    x[_cells(members, group.rows)] = (u * root).T
+    y[_cells(members, group.cols)] = root[:, None] * vh
     placed: NDArray[Any] = (u * s) @ vh
     return placed
 

@@ -259,7 +259,7 @@ def _plan_or_refuse(problem: FactorizationProblem) -> Tractability:
                 f"SubmatrixSVD needs two fixed supports, but the {name} constraint is {constraint!r}; pass "
                 "sparsefact.Support(mask), or use sparsefact.Alternating()"
             )
-    answer = tractability_of(as_pair(*constraints))
+    answer = problem.answer or tractability_of(as_pair(*constraints))
     if answer.plan is None:
         raise ArgumentError(
             f"constraints are supports that SubmatrixSVD cannot solve exactly; pass "

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.backends.registry import get_backend, rounds_to_tf32
-from sparsefact.constraints.base import Constraint, check_dtype, check_finite, check_int
+from sparsefact.constraints.base import check_dtype, check_finite, check_int, is_constraint
 from sparsefact.constraints.low_rank import LowRank
 from sparsefact.errors import ArgumentError
 from sparsefact.minimizers.adapted import Adapted, as_constraint
@@ -29,6 +29,8 @@ __all__ = ["Solution", "minimize"]
 
 # Entries up to which they are found one after the other, each with an exact fit.
 _PURSUED = 128
+# What every solver has. (To ask whether it is a `Solver` says the same, in the time of a small solve.)
+_SOLVER = ("iterations", "report_every", "init", "step", "report", "finish")
 # Features for each entry, from which a few columns of the Gram matrix cost less than all.
 _FEW = 8
 
@@ -128,7 +130,7 @@ def minimize(
             "sparsefact.Quadratic, LeastSquares, LogisticRegression or Perceptron, or an object with a shape and a "
             "method value_and_gradient"
         )
-    if not isinstance(constraint, (Constraint, Mapping)):
+    if not (is_constraint(constraint) or isinstance(constraint, Mapping)):
         raise ArgumentError(
             f"constraint is a {type(constraint).__name__}; pass one such as sparsefact.TopK(density=0.1) or "
             "sparsefact.Support(mask)"
@@ -147,7 +149,7 @@ def minimize(
         quadratic = None if _by_columns(local, constraint, solver) else _as_quadratic(local)
         adapted = Adapted(local, backend, _dtype_of(objective, given))
         constraint = as_constraint(constraint, adapted.shapes)
-        if not isinstance(constraint, Constraint):
+        if not is_constraint(constraint):
             raise ArgumentError("constraint is a dict, but the objective has one matrix only; pass its constraint")
         constraint.count(adapted.shape)
         start = None if init is None else adapted.taken(_checked(init), "init")
@@ -250,7 +252,7 @@ def precision_of(backend: Backend, dtype: Any) -> str:
 
 def check_solver(solver: Any) -> None:
     """Refuse what is not a solver, a class given instead of an instance among them."""
-    if isinstance(solver, type) or not isinstance(solver, Solver):
+    if isinstance(solver, type) or not all(hasattr(solver, name) for name in _SOLVER):
         name = solver.__name__ if isinstance(solver, type) else type(solver).__name__
         hint = f"{name}()" if isinstance(solver, type) else "sparsefact.ADMM() or sparsefact.IHT()"
         raise ArgumentError(f"solver is {solver!r}, which is not a solver; pass an instance such as {hint}")

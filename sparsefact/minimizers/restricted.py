@@ -23,12 +23,14 @@ from sparsefact.minimizers.refit import refit
 from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 
-__all__ = ["Fit", "fit_on", "improve_on"]
+__all__ = ["HOPE", "Fit", "fit_on", "improve_on"]
 
 # Unknowns up to which a Newton system is formed.
 _NEWTON = 512
 _ARMIJO = 1e-4
 _MEMORY = 10
+HOPE = 4.0
+"""A fit that has a goal ends where so many times the decrease of its quadratic model would not reach that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ def fit_on(
     where: str,
     iterations: int = 100,
     tolerance: float = 1e-9,
+    goal: float = math.inf,
 ) -> Fit:
     """Return the minimiser of `objective` over arrays supported on `mask`, a local one where it is not convex.
 
@@ -65,6 +68,8 @@ def fit_on(
     iterations, tolerance
         Newton or L-BFGS stop when the gradient on the support has fallen to `tolerance` times its first size (Newton:
         times 1e-3 of that), when rounding hides any further decrease, or after so many iterations.
+    goal : float
+        Newton's method gives up where several times the decrease that its model promises would still end above.
     """
     if isinstance(objective, Quadratic):
         w = refit(objective, mask, start, backend)
@@ -79,7 +84,7 @@ def fit_on(
     if objective.shapes is None and hasattr(objective.user, "hessian"):
         rows, columns = backend.xp.nonzero(mask)
         if 0 < rows.size <= _NEWTON:
-            return _newton(objective, rows, columns, mask, first, backend, where, iterations, tolerance * 1e-3)
+            return _newton(objective, rows, columns, mask, first, backend, where, iterations, tolerance * 1e-3, goal)
     return _lbfgs(objective, mask, first, backend, where, iterations, tolerance)
 
 
@@ -151,6 +156,7 @@ def _newton(
     where: str,
     iterations: int,
     tolerance: float,
+    goal: float,
 ) -> Fit:
     xp = backend.xp
     eps = float(np.finfo(fit.w.dtype).eps)
@@ -170,6 +176,8 @@ def _newton(
             return Fit(fit.w, fit.value, fit.gradient, True)
         if not descent < 0:
             return _lbfgs(objective, mask, fit, backend, where, iterations, tolerance)
+        if fit.value + HOPE * descent / 2 > goal:
+            return fit
         moved = _search(objective, fit, direction, descent, 1.0, backend, where)
         # a last step from where values no longer tell; without a minimiser the values fall to their infimum
         last = -descent <= eps * scale

@@ -20,6 +20,7 @@ Symbols: G gram (p, p), b a column of the unknown, S its support, A the swept ma
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,10 +28,10 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.errors import ArgumentError
-from sparsefact.minimizers.adapted import evaluate
+from sparsefact.minimizers.adapted import evaluate, measure
 from sparsefact.minimizers.exchange_groups import exchange_groups
 from sparsefact.minimizers.ranked import largest_first
-from sparsefact.minimizers.restricted import fit_on
+from sparsefact.minimizers.restricted import HOPE, fit_on
 from sparsefact.objectives.quadratic import Quadratic
 
 __all__ = ["Polish", "polish_of"]
@@ -260,6 +261,8 @@ class _TriedPolish:
     def __init__(self, objective: Any, groups: NDArray[np.int64] | None, backend: Backend) -> None:
         self.objective, self.groups, self.backend = objective, groups, backend
         self.possible = groups is not None
+        # the Hessian H at the present point w, and H w - g, where they are known
+        self.model: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def round(
         self,
@@ -273,16 +276,40 @@ class _TriedPolish:
         if self.groups is None:
             return None
         support = self.backend.to_host(mask).reshape(-1)
+        least = value - _GAIN * max(abs(value), _GAIN)
         for j, i in self._pairs(w, support, gradient, candidates):
             trial = support.copy()
             trial[j], trial[i] = False, True
             other = self.backend.asarray(trial.reshape(mask.shape))
             where = f"at iteration {iteration}, after an exchange"
-            fit = fit_on(self.objective, other, w * other, self.backend, where=where, iterations=_TRIAL)
-            if fit.value < value - _GAIN * max(abs(value), _GAIN):
+            start = self._foreseen(w, trial, least, where)
+            if start is None:
+                continue
+            fit = fit_on(self.objective, other, start, self.backend, where=where, iterations=_TRIAL, goal=least)
+            if fit.value < least:
                 fit = fit_on(self.objective, other, fit.w, self.backend, where=where)
                 return fit.w, other, fit.value, fit.gradient, 1
         return None
+
+    def _foreseen(self, w: NDArray[Any], trial: NDArray[np.bool_], least: float, where: str) -> NDArray[Any] | None:
+        """Return where to start a fit on another support, or None where it promises no value below `least`.
+
+        It starts where the second-order model at the present point has its minimum. Further decrease is measured by the
+        model too, and several times that must reach `least`.
+        """
+        simple: NDArray[Any] = w * self.backend.asarray(trial.reshape(w.shape))
+        if self.model is None:
+            return simple
+        second, target = self.model[0][np.ix_(trial, trial)], self.model[1][trial]
+        start = np.zeros(trial.size)
+        start[trial] = np.linalg.solve(second, target)
+        ahead: NDArray[Any] = self.backend.asarray(start.reshape(w.shape).astype(w.dtype))
+        reached, gradient = measure(self.objective, ahead, self.backend, where)
+        if not math.isfinite(reached):
+            return simple
+        slope = self.backend.to_host(gradient).reshape(-1)[trial].astype(np.float64)
+        promised = HOPE * float(slope @ np.linalg.solve(second, slope)) / 2
+        return None if 0 <= promised < reached - least else ahead
 
     def _pairs(
         self, w: NDArray[Any], support: NDArray[np.bool_], gradient: NDArray[Any], candidates: int
@@ -296,6 +323,7 @@ class _TriedPolish:
         if kept.size * dropped.size > _PAIRS:
             kept = np.sort(kept[np.argsort(values[kept], kind="stable")[:limit]])
             dropped = np.sort(dropped[np.argsort(-slopes[dropped], kind="stable")[:limit]])
+        self.model = None
         net = self._modelled(w, support, gradient, kept, dropped)
         if net is None:
             # one curvature for all: the gradient's bound where there is one
@@ -328,7 +356,8 @@ class _TriedPolish:
         if not steepest > np.finfo(np.float64).eps ** 4:
             return None
         second = second + 1e-10 * steepest * np.eye(size)
-        swept = np.concatenate([second, (second @ flat - slope)[:, None]], axis=1)
+        self.model = second, second @ flat - slope
+        swept = np.concatenate([second, self.model[1][:, None]], axis=1)
         for k in np.flatnonzero(support):
             _pivot(swept, int(k))
         diagonal, values = np.maximum(np.diag(swept[:, :-1]), 1e-300), swept[:, -1]

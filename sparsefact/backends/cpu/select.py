@@ -80,12 +80,14 @@ def block_mask(x: NDArray[Any], block: tuple[int, int], count: int) -> NDArray[n
     rows, cols = block
     grid = (x.shape[0] // rows, x.shape[1] // cols)
     values = _magnitudes(x).astype(np.float64, copy=False)
-    largest = np.max(values, initial=0.0, where=np.isfinite(values))
+    largest = values.max(initial=0.0)
+    if not np.isfinite(largest):
+        largest = np.max(values, initial=0.0, where=np.isfinite(values))
     # a power of two, so that squares neither overflow nor vanish and no rounding is added
     values = np.ldexp(values, -np.frexp(largest)[1]).reshape(grid[0], rows, grid[1], cols)
     squares = np.einsum("irjc,irjc->ij", values, values)
-    kept = _top_of_rows(squares.reshape(1, -1), count).reshape(grid)
-    return np.repeat(np.repeat(kept, rows, axis=0), cols, axis=1)
+    kept = _top_of_rows(squares.reshape(1, -1), count).reshape(grid[0], 1, grid[1], 1)
+    return np.array(np.broadcast_to(kept, values.shape)).reshape(x.shape)
 
 
 def _magnitudes(x: NDArray[Any]) -> NDArray[Any]:

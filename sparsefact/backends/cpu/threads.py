@@ -91,7 +91,10 @@ def over_ranges(work: Callable[[int, int], R], length: int, *, grain: int = 1, a
     list
         What the calls returned, in the order of the ranges.
     """
-    parts = max(1, min(thread_count(), length // max(grain, 1)))
+    parts = length // max(grain, 1)
+    if parts < 2:
+        return [work(0, length)] if length else []
+    parts = min(thread_count(), parts)
     step = -(-length // (parts * align)) * align if length else 1
     ranges = [(start, min(start + step, length)) for start in range(0, length, step)]
     if len(ranges) < 2:
