@@ -1,12 +1,17 @@
-"""What the site needs beside the pages: the result files that they link to, which live outside of `docs/`."""
+"""What the site needs beside the pages: the result files that they link to, and formulas that need no script."""
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
+_BLOCK = re.compile(r"^```math\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _OUTSIDE, _INSIDE = "](../benchmarks/results/", "](results/"
 
 
@@ -19,5 +24,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Let links to result files, which are right in the repository, be right in the site."""
-    return markdown.replace(_OUTSIDE, _INSIDE)
+    """Let links to result files and blocks of mathematics, which are right on GitHub, be right in the site."""
+    return _BLOCK.sub(r"$$\n\1$$", markdown).replace(_OUTSIDE, _INSIDE)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
+    """Turn formulas into MathML, which browsers draw without a script, and so without a network."""
+
+    def mathml(found: re.Match[str]) -> str:
+        return convert(html.unescape(found[2]).strip(), display="block" if found[1] == "div" else "inline")
+
+    return _FORMULA.sub(mathml, content)

@@ -96,6 +96,29 @@ def test_every_proof_names_the_test_that_holds_the_code_to_it() -> None:
         assert named and all((ROOT / "tests" / name).exists() for name in named), claim
 
 
+def formulas(page: Path) -> list[str]:
+    """Formulas within the lines of a page, and blocks of mathematics."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    return re.findall(r"(?<![\\$])\$(?![\s$])([^$\n]*[^\s$])\$", prose) + [block for _, block in blocks(page, "math")]
+
+
+def test_formulas_are_found() -> None:
+    assert len(formulas(ROOT / "docs" / "mathematics.md")) > 250
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if formulas(page)], ids=page_id)
+def test_formulas_are_set_here_and_on_github(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for formula in formulas(page):
+        # Markdown takes the backslash away before GitHub sets the formula, and some environments are not known here
+        assert not re.search(r"\\[^\w\s\\]", formula) and "aligned" not in formula, formula
+    assert re.sub(r"`[^`\n]*`", "", FENCE.sub("", text)).count("$") % 2 == 0
+    converter = pytest.importorskip("latex2mathml.converter", reason="latex2mathml is not installed")
+    for formula in formulas(page):
+        assert "\\" not in converter.convert(formula.strip()), formula  # what it does not know it leaves as it is
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_shown_commands_parse(page: Path) -> None:
     for language in ("sh", "console"):
