@@ -106,8 +106,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=20_000_000_000)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--equal-size", type=int, default=768)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.which == "memory":
@@ -115,8 +114,7 @@ def main() -> None:
         else:
             results = workers(Path(name), arguments.equal_size)
     print(results)
-    if not arguments.no_record:
-        print(record.write(f"checkpoint_{arguments.which}", results, arguments.output), file=sys.stderr)
+    record.finish(f"checkpoint_{arguments.which}", results, arguments)
 
 
 if __name__ == "__main__":

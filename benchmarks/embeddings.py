@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -251,8 +250,7 @@ def main() -> None:
     parser.add_argument("--damping", type=float, default=0.01, help="of the Gram matrices, which are of few texts")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     folder = arguments.checkpoint
     if folder is None:
@@ -263,15 +261,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         rows = measure(folder, arguments.densities, arguments.effort, arguments.damping, arguments.jobs, work)
-    if not arguments.no_record:
-        results = {
-            "effort": arguments.effort,
-            "damping": arguments.damping,
-            "evaluated": len(EVALUATED),
-            "calibration": len(calibration()),
-            "rows": rows,
-        }
-        print(record.write("embeddings", results, arguments.output), file=sys.stderr)
+    results = {
+        "effort": arguments.effort,
+        "damping": arguments.damping,
+        "evaluated": len(EVALUATED),
+        "calibration": len(calibration()),
+        "rows": rows,
+    }
+    record.finish("embeddings", results, arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -161,8 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--headers", type=int, default=100_000)
     parser.add_argument("--flips", type=int, default=1000)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with tempfile.TemporaryDirectory() as name:
@@ -171,8 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         results |= check_flips(Path(name), arguments.flips)
     print(results)
-    if not arguments.no_record:
-        print(record.write("hostile_files", results, arguments.output), file=sys.stderr)
+    record.finish("hostile_files", results, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import hashlib
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ from sparsefact.checkpoints.verify import verify
 from sparsefact.io.write import write_tensors
 
 
-def _identity_beside(A: Any, constraint: Any, solver: Any = None, **_: Any) -> sf.Factorization:
+def identity_beside(A: Any, constraint: Any, solver: Any = None, **_: Any) -> sf.Factorization:
     """Keep the largest entries that fit beside an identity: exact work, and nearly none."""
     side = min(A.shape)
     kept = np.zeros(A.size, A.dtype)
@@ -94,7 +93,7 @@ def committed(folder: Path) -> list[str]:
 
 def measure(kills: int, seed: int, *, matrices: int = 12, size: int = 48) -> dict[str, Any]:
     """Kill until the count is reached, over as many outputs as it takes; raise if anything is lost."""
-    job_module.factorize = _identity_beside
+    job_module.factorize = identity_beside
     job_module.product_times = lambda A, F: (1.0, 2.0)
     os.fsync = lambda descriptor: None  # a kill, unlike a loss of power, loses nothing that the kernel has
     rng, draw = np.random.default_rng(seed), random.Random(seed)
@@ -153,13 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     results = measure(arguments.kills, arguments.seed)
     print(results)
-    if not arguments.no_record:
-        print(record.write("kills", results, arguments.output), file=sys.stderr)
+    record.finish("kills", results, arguments)
 
 
 if __name__ == "__main__":

@@ -231,8 +231,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose description has this text")
     parser.add_argument("--jobs", type=int, default=1, help="cases at the same time, which changes no peak")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(_child(Path(arguments.child[0]), json.loads(arguments.child[1]))))
@@ -242,8 +241,7 @@ def main() -> None:
         rows = list(pool.map(lambda case: _measured(case, Path(kernels)), chosen))
     ratios = [row["planned / peak"] for row in rows]
     print(f"planned / peak from {min(ratios):.3f} to {max(ratios):.3f}")
-    if not arguments.no_record:
-        print(record.write("plan_memory", rows, arguments.output), file=sys.stderr)
+    record.finish("plan_memory", rows, arguments)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,25 @@ def load(name: str) -> dict[str, Any]:
     """Return a committed result file."""
     document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return document
+
+
+def measured(document: dict[str, Any], threads: str = "") -> str:
+    """Return on what a result file was measured, for below its table; `threads` says in words how many there were."""
+    machine = document["environment"]
+    threads = f"{threads}, " if threads else ""
+    return f"Measured on an {machine['cpu']}, {machine['cores']} cores, {threads}NumPy {machine['packages']['numpy']}"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the result file, which `finish` takes."""
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--no-record", action="store_true")
+
+
+def finish(name: str, results: Any, arguments: argparse.Namespace) -> None:
+    """Write a result file as the options of `add_options` say."""
+    if not arguments.no_record:
+        print(write(name, results, arguments.output), file=sys.stderr)
 
 
 def write(name: str, results: Any, output: Path | None = None) -> Path:

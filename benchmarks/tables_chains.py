@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.record import load
+from benchmarks.record import load, measured
 
 
 def butterfly() -> str:
     """Return the times and errors on the square dyadic chain, and on the other chains, beside the fastest peer."""
     document = load("butterfly")
-    found, machine = document["results"], document["environment"]
+    found = document["results"]
     cases: dict[tuple[str, int], dict[str, Any]] = {}
     for row in found["square dyadic"]:
         cases.setdefault((row["dtype"], row["size"]), {})[row["target"]] = row
@@ -50,8 +50,8 @@ def butterfly() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
     lines += [
         "",
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, every library with the threads it takes by "
-        f"itself, NumPy {machine['packages']['numpy']}, {versions}; medians of runs in shuffled turn.",
+        f"{measured(document, 'every library with the threads it takes by itself')}, {versions}; medians of runs in "
+        "shuffled turn.",
     ]
     return "\n".join(lines)
 
@@ -89,10 +89,16 @@ def _or_dash(row: dict[str, Any] | None, key: str, form: str) -> str:
     return "-" if row is None else format(row[key], form)
 
 
+def fastest_peer(seconds: dict[str, float]) -> str:
+    """Return the name of the fastest way to a product that is neither ours, nor dense, nor fused by hand."""
+    peers = {n: s for n, s in seconds.items() if not n.startswith(("ours", "dense", "copy")) and "fused" not in n}
+    return min(peers, key=peers.__getitem__)
+
+
 def products() -> str:
     """Return the times of products beside every other way: chains, the DFT, and pairs of sparse matrices."""
     document = load("products")
-    found, machine = document["results"], document["environment"]
+    found = document["results"]
     lines = [
         "| chain of log2(n) factors | batch | ours | fastest peer, as many times ours | lazylinop, fused by hand "
         "| dense | copying the operand |",
@@ -103,11 +109,10 @@ def products() -> str:
         ours = seconds["ours"]
         fused = [s for name, s in seconds.items() if "fused by hand" in name]
         dense = min(s for name, s in seconds.items() if name.startswith("dense"))
-        peers = {n: s for n, s in seconds.items() if not n.startswith(("ours", "dense", "copy")) and "fused" not in n}
-        peer = min(peers, key=peers.__getitem__)
+        peer = fastest_peer(seconds)
         lines.append(
             f"| n = {row['size']}, {row['dtype']} | {row['batch']} | {1e3 * ours:.3f} ms ({row['kernel']}) "
-            f"| {peers[peer] / ours:.1f} ({peer}) | {f'{min(fused) / ours:.1f}' if fused else '-'} "
+            f"| {seconds[peer] / ours:.1f} ({peer}) | {f'{min(fused) / ours:.1f}' if fused else '-'} "
             f"| {dense / ours:.1f} | {seconds['copy'] / ours:.2f} |"
         )
     lines += [
@@ -148,7 +153,7 @@ def products() -> str:
         lines.append(
             f"* Batch {batch}: the highest measured density at which two factors beat dense: {', '.join(ends)}."
         )
-    lines += ["", f"Measured on an {machine['cpu']}, {machine['cores']} cores, NumPy {machine['packages']['numpy']}."]
+    lines += ["", f"{measured(document)}."]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.record import load
+from benchmarks.record import load, measured
 
 NAMES = {
     "q384": "attention query, 384 x 384",
@@ -38,8 +38,7 @@ def double_sparse(densities: tuple[float, ...]) -> str:
     threads = {None: "all BLAS threads", "1": "one BLAS thread"}.get(asked, f"{asked} BLAS threads")
     lines += [
         "",
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, {threads}, NumPy {machine['packages']['numpy']}; "
-        f"one 384 x 384 matrix at density 0.3 took {seconds:.1f} s.",
+        f"{measured(document, threads)}; one 384 x 384 matrix at density 0.3 took {seconds:.1f} s.",
     ]
     return "\n".join(lines)
 
@@ -61,10 +60,9 @@ def efforts() -> str:
         lines.append(
             f"| {NAMES[row['matrix']]} | {row['density']} | {row['authors_error']:.4f} | " + " | ".join(cells) + " |"
         )
-    machine = document["environment"]
     lines += [
         "",
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, NumPy {machine['packages']['numpy']}; times are "
+        f"{measured(document)}; times are "
         "shares of the time of the plain transcription of the published algorithm, run in turn.",
     ]
     return "\n".join(lines)
@@ -86,11 +84,9 @@ def data_aware() -> str:
             f"| {row['single_error']:.4f} | {row['alps_error']:.4f} "
             f"| {row['time_ratio']:.2f}, {row['single_time_ratio']:.2f} |"
         )
-    machine = document["environment"]
     lines += [
         "",
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, NumPy {machine['packages']['numpy']}; the "
-        "published algorithms are plain NumPy transcriptions, run in turn with ours.",
+        f"{measured(document)}; the published algorithms are plain NumPy transcriptions, run in turn with ours.",
     ]
     return "\n".join(lines)
 
@@ -127,11 +123,9 @@ def inner_dimension() -> str:
             if (row["matrix"], row["density"], row["effort"], row["gram"]) == case
         }
         ratios += [times[width] / times[1] for width in times if width != 1 and 1 in times]
-    machine = document["environment"]
     lines += [
         "",
-        f"Times were {min(ratios):.1f} to {max(ratios):.1f} of those with min(m, n). Measured on an {machine['cpu']}, "
-        f"{machine['cores']} cores, NumPy {machine['packages']['numpy']}.",
+        f"Times were {min(ratios):.1f} to {max(ratios):.1f} of those with min(m, n). {measured(document)}.",
     ]
     return "\n".join(lines)
 
@@ -220,9 +214,8 @@ def ablation(document: dict[str, Any] | None = None) -> str:
             if (times := [found[name]["seconds"] for found in here.values() if "seconds" in found.get(name, {})])
         )
         lines += ["", f"Median time over the patterns: {took}.", ""]
-    machine = document["environment"]
     lines.append(
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, NumPy {machine['packages']['numpy']}; "
+        f"{measured(document)}; "
         f"products with {document['results']['batch']} columns. A bitmask is not needed where the support is fixed. "
         "* stopped by the time limit."
     )

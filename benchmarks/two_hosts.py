@@ -209,8 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=["kill", "cable"])
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--no-record", action="store_true")
+    record.add_options(parser)
     arguments = parser.parse_args()
     if arguments.drive:
         source, output, address, log = arguments.drive
@@ -221,8 +220,7 @@ def main() -> None:
     results = measure([arguments.only] if arguments.only else ["kill", "cable"])
     for row in results:
         print(row)
-    if not arguments.no_record:
-        print(record.write("two_hosts", results, arguments.output), file=sys.stderr)
+    record.finish("two_hosts", results, arguments)
 
 
 if __name__ == "__main__":

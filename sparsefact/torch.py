@@ -33,7 +33,7 @@ from sparsefact.products.factors import KroneckerFactor, is_dense
 __all__ = ["FactorizedLinear", "collect_grams", "from_torch", "replace_linears", "to_torch"]
 
 
-# Neighbouring Kronecker factors are merged up to blocks of this side: more arithmetic, but in products of a size that is
+# Neighbouring Kronecker factors are merged up to blocks of this side: more arithmetic, but products of a size that is
 # fast.
 _BLOCK = 32
 

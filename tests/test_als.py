@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import draw
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -31,13 +32,6 @@ def problem_of(matrix, left, right, *, gram=None, start=None, seed=0):
     return FactorizationProblem(
         matrix, (left, right), (left.shape, right.shape), gram, get_backend(matrix), start, seed
     )
-
-
-def draw(rng, shape, dtype=np.float64):
-    values = rng.standard_normal(shape)
-    if np.dtype(dtype).kind == "c":
-        values = values + 1j * rng.standard_normal(shape)
-    return values.astype(dtype)
 
 
 def random_masks(rng, m, n, k, density):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import check_refused, invoke
 from emulated import install
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,23 +26,9 @@ from sparsefact.bench.published import published_double_sparse as published
 from sparsefact.bench.results import differences, document, ratios, read_results, write_results
 from sparsefact.bench.run import cases_of, run_case
 from sparsefact.bench.timing import Clocked, in_turn
-from sparsefact.cli.app import app
 from sparsefact.errors import FormatError, StorageError
 
 TOP = {"bandwidth": 1e10, "gemm": dict.fromkeys(("float32", "float64", "complex64", "complex128"), 1e11)}
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def check_refused(done, *words):
-    assert done.exit_code == 2, done.output
-    assert done.stdout == "" and "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: ")
-    for word in words:
-        assert word in last, last
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import check_refused, invoke
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -55,21 +56,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
     output = folder / "sparse.safetensors"
     done = invoke("factorize", folder / "model.safetensors", "-o", output, "--density", "0.5", "--effort", "fast")
     return folder / "model.safetensors", output, done
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def check_refused(done: Result, *words: str) -> None:
-    """One sentence on stderr, nothing on stdout, exit code 2, no traceback."""
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("Error: ") and len([line for line in lines if line.startswith("Error")]) == 1
-    for word in words:
-        assert word in lines[-1], lines[-1]
 
 
 def listing(folder: Path) -> dict[str, bytes]:

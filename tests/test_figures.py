@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -21,7 +21,6 @@ from benchmarks import demo_matrix
 from benchmarks.record import load
 from sparsefact.analysis.certificates import Certificate
 from sparsefact.bench.figure import panels
-from sparsefact.cli.app import app
 from sparsefact.errors import ArgumentError, StorageError
 from sparsefact.report import figures
 from sparsefact.report.matrices import support_panels
@@ -339,10 +338,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, monkeypatch):
 
 
 # the command line
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_inspect_draws_the_matrix_that_is_named(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iris_oracle import STORED, data, optima, supports
+from problems import least_squares
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -22,14 +23,6 @@ from sparsefact.minimizers.swap import polish_of
 VARIANTS = ["normalized", "plain", "htp", "accelerated"]
 IRIS = sf.LogisticRegression(*data(), l2=0.01)
 BEST = {int(size): best for size, best in json.loads(STORED.read_text()).items()}
-
-
-def least_squares(seed, m=30, p=8, n=3, kind="r"):
-    rng = np.random.default_rng(seed)
-    F, A = rng.standard_normal((m, p)), rng.standard_normal((m, n))
-    if kind == "c":
-        F, A = F + 1j * rng.standard_normal((m, p)), A + 1j * rng.standard_normal((m, n))
-    return F, A, sf.Quadratic(F.conj().T @ F, F.conj().T @ A, constant=0.5 * np.linalg.norm(A) ** 2)
 
 
 def on_support(f, mask):

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import draw
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -20,11 +21,6 @@ from sparsefact.factorizers.block_coordinate import BlockCoordinateDescent
 from sparsefact.minimizers.reduced_rank import ReducedRank, reduced_rank
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
-
-
-def draw(rng, shape, dtype=np.float64):
-    x = rng.standard_normal(shape)
-    return (x + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else x).astype(dtype)
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import least_squares
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -14,18 +15,10 @@ from sparsefact.minimizers.loop import run
 from sparsefact.minimizers.protocol import MinimizeProblem, Outcome, Report, Solver
 
 
-def _least_squares(seed, m=30, p=8, n=5, kind="r"):
-    rng = np.random.default_rng(seed)
-    F, A = rng.standard_normal((m, p)), rng.standard_normal((m, n))
-    if kind == "c":
-        F, A = F + 1j * rng.standard_normal((m, p)), A + 1j * rng.standard_normal((m, n))
-    return F, A, sf.Quadratic(F.conj().T @ F, F.conj().T @ A, constant=0.5 * np.linalg.norm(A) ** 2)
-
-
 @given(st.integers(0, 2**32 - 1), st.sampled_from("rc"))
 @settings(max_examples=20, deadline=None)
 def test_a_fixed_support_is_solved_exactly(seed, kind):
-    F, A, f = _least_squares(seed, kind=kind)
+    F, A, f = least_squares(seed, n=5, kind=kind)
     mask = np.random.default_rng(seed + 1).random(f.shape) < 0.5
     mask[0, 0] = True
     solution = sf.minimize(f, sf.Support(mask))
@@ -53,7 +46,7 @@ def test_a_diagonal_gram_is_hard_thresholding_in_its_own_metric(seed, k, two_sid
 
 
 def test_steps_are_those_of_textbook_admm():
-    _, _, f = _least_squares(3)
+    _, _, f = least_squares(3, n=5)
     solver = sf.ADMM(iterations=6, selections=6, rho=0.7, rho_start=0.7, first_rho=0.7, ridge=0.05, refit=False)
     constraint = sf.TopK(nnz=17)
     start = np.random.default_rng(0).standard_normal(f.shape)
@@ -75,7 +68,7 @@ def test_steps_are_those_of_textbook_admm():
 def test_two_sided_steps_are_those_of_textbook_admm():
     rng = np.random.default_rng(5)
     X = rng.standard_normal((9, 5))
-    _, _, one = _least_squares(4)
+    _, _, one = least_squares(4, n=5)
     f = sf.Quadratic(one.gram, one.cross, X.T @ X)
     solver = sf.ADMM(iterations=5, selections=5, rho=0.4, rho_start=0.4, first_rho=0.4, ridge=0.02, refit=False)
     start, constraint = rng.standard_normal(f.shape), sf.TopK(density=0.4)
@@ -99,7 +92,7 @@ def test_two_sided_steps_are_those_of_textbook_admm():
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 def test_every_constraint_and_type(constraint, dtype):
-    _, _, f = _least_squares(1, kind="c" if dtype[0] == "c" else "r")
+    _, _, f = least_squares(1, n=5, kind="c" if dtype[0] == "c" else "r")
     f = sf.Quadratic(f.gram.astype(dtype), f.cross.astype(dtype), constant=f.constant)
     before = f.gram.copy(), f.cross.copy()
     solution = sf.minimize(f, constraint)
@@ -115,7 +108,7 @@ def test_inputs_without_curvature_are_left_at_zero():
 
 
 def test_callback_history_and_early_stop():
-    _, _, f = _least_squares(0)
+    _, _, f = least_squares(0, n=5)
     seen = []
     full = sf.minimize(f, sf.TopK(nnz=9), sf.ADMM(iterations=20, report_every=4), callback=seen.append)
     assert [p.iteration for p in full.history] == [4, 8, 12, 16, 20] and tuple(seen) == full.history
@@ -129,13 +122,13 @@ def test_callback_history_and_early_stop():
 
 
 def test_same_call_same_bits():
-    _, _, f = _least_squares(0)
+    _, _, f = least_squares(0, n=5)
     first, second = (sf.minimize(f, sf.TopK(nnz=13)).value for _ in range(2))
     assert np.array_equal(first, second)
 
 
 def test_init_is_used_and_checked():
-    _, _, f = _least_squares(0)
+    _, _, f = least_squares(0, n=5)
     start = np.ones(f.shape)
     sf.minimize(f, sf.TopK(nnz=9), init=start)
     assert (start == 1).all()
@@ -146,7 +139,7 @@ def test_init_is_used_and_checked():
 
 
 def test_bad_input_gets_a_sentence():
-    _, _, f = _least_squares(0)
+    _, _, f = least_squares(0, n=5)
     with pytest.raises(ArgumentError, match=r"pass a sparsefact\.Quadratic"):
         sf.minimize("f", sf.TopK(nnz=9))
     with pytest.raises(ArgumentError, match="constraint is a float"):

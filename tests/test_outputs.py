@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from click.testing import CliRunner, Result
+from commands import invoke
 from scipy import sparse
 
 import sparsefact as sf
@@ -28,7 +28,6 @@ from sparsefact.checkpoints.plan import plan
 from sparsefact.checkpoints.recipe import Recipe, Rule, read_recipe
 from sparsefact.checkpoints.run import run
 from sparsefact.checkpoints.verify import verify
-from sparsefact.cli.app import app
 from sparsefact.errors import ArgumentError, FormatError, ShapeError, StorageError
 from sparsefact.io.checkpoint import open_checkpoint
 from sparsefact.io.write import write_tensors
@@ -57,10 +56,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     recipe = Recipe((Rule(options={"outer": 10, "report_every": 2}),), total=0.5)
     run(plan(folder / "model", recipe=recipe), folder / "out")
     return folder / "model", folder / "out"
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 # verify

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import draw
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -23,13 +24,6 @@ ANTI = np.array([[0.0, 1.0], [1.0, 0.0]])
 
 def problem_of(matrix, constraints, shapes, *, gram=None, start=None, seed=0):
     return FactorizationProblem(matrix, tuple(constraints), tuple(shapes), gram, get_backend(matrix), start, seed)
-
-
-def draw(rng, shape, dtype=np.float64):
-    values = rng.standard_normal(shape)
-    if np.dtype(dtype).kind == "c":
-        values = values + 1j * rng.standard_normal(shape)
-    return values.astype(dtype)
 
 
 def product(factors):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse
 
 import sparsefact as sf
+from benchmarks.kills import identity_beside
 from sparsefact.checkpoints import job as job_module
 from sparsefact.checkpoints.journal import JOURNAL_NAME, Journal, difference, read_journal
 from sparsefact.checkpoints.plan import Plan, plan
@@ -44,18 +44,9 @@ MODEL = {
 }
 
 
-def stand_in(A: Any, constraint: Any, solver: Any = None, **_: Any) -> sf.Factorization:
-    side = min(A.shape)
-    kept = np.zeros(A.size, A.dtype)
-    order = np.argsort(-np.abs(A).reshape(-1), kind="stable")[: constraint.budget - side]
-    kept[order] = A.reshape(-1)[order]
-    one, rest = sparse.csr_array(np.eye(side, dtype=A.dtype)), sparse.csr_array(kept.reshape(A.shape))
-    return sf.Factorization([one, rest] if A.shape[0] == side else [rest, one], target=A, constraint=constraint)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "factorize", stand_in)
+    monkeypatch.setattr(job_module, "factorize", identity_beside)
     monkeypatch.setattr(job_module, "product_times", lambda A, F: (1.0, 2.0))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 

@@ -11,6 +11,7 @@ import pytest
 from emulated import install
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import draw
 
 import sparsefact as sf
 from sparsefact.backends.registry import get_backend
@@ -19,11 +20,6 @@ from sparsefact.factorizers.alternating_sum import _ladder, _next_place
 from sparsefact.factorizers.sum_terms import Projected, SumLoss, Terms, polished, turned
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
-
-
-def draw(rng, shape, dtype=np.float64):
-    x = rng.standard_normal(shape)
-    return (x + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else x).astype(dtype)
 
 
 def drawn_gram(rng, n, dtype=np.float64):

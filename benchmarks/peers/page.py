@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.peers.cell import OURS
 from benchmarks.peers.compare import Standing, standing, standings
-from benchmarks.record import RESULTS, load
+from benchmarks.record import RESULTS, load, measured
 
 FAMILIES = {
     "fixed-support-exact": "Two factors on a Monarch pair of supports, where the optimum is known",
@@ -88,8 +88,8 @@ def peers() -> str:
     lines += [
         "",
         f"The processes took {wall / 60:.0f} minutes together. "
-        f"Measured on an {machine['cpu']}, {machine['cores']} cores, {threads}, NumPy {machine['packages']['numpy']}, "
-        f"SciPy {machine['packages']['scipy']}, {versions}; layers: {results['layers']['source']}.",
+        f"{measured(document, threads)}, SciPy {machine['packages']['scipy']}, {versions}; "
+        f"layers: {results['layers']['source']}.",
     ]
     return "\n".join(lines)
 

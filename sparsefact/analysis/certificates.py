@@ -37,6 +37,15 @@ class Certificate(ABC):
         The error of the factors at hand, or a bound on it.
     stated : bool
         Whether a file states it, and nothing was computed since; `verify` checks it again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> A = np.diag([3.0, 2.0])
+    >>> found = sf.factorize(A, (sf.Support(np.ones((2, 1), bool)), sf.Support(np.ones((1, 2), bool)))).certificate
+    >>> round(found.lower_bound, 6), round(found.ratio, 6), found.verify(A), found.verify(2 * A)
+    (2.0, 1.0, True, False)
     """
 
     lower_bound: float

@@ -68,6 +68,14 @@ class Closedness:
         The supports it is about.
     open_blocks : tuple of (rows, cols)
         For "unknown", the parts that no rule decided, by their representative rows and columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> answer = sf.closedness(np.ones((3, 1), dtype=bool), np.ones((1, 3), dtype=bool))
+    >>> answer.verdict, answer.verify()
+    ('closed', True)
     """
 
     verdict: Literal["closed", "not closed", "unknown"]

@@ -21,6 +21,14 @@ class Landscape:
         True: proved that every local minimum is global, for every matrix. None: not known.
     reason : str
         The theorem, or why none applies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> full = np.ones((4, 2), dtype=bool)
+    >>> sf.landscape(full, full.T).benign
+    True
     """
 
     benign: Literal[True] | None

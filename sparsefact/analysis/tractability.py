@@ -116,6 +116,13 @@ class Tractability:
         The first pair of inner indices whose rank-one supports break the condition.
     pair : SupportPair
         The supports asked about.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> sf.tractability(np.eye(2, dtype=bool), np.eye(2, dtype=bool))
+    Tractability(tractable, rule='disjoint or identical', 2 classes, product 2 x 2)
     """
 
     tractable: bool

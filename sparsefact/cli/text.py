@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from sparsefact.bench.results import finite
+
 __all__ = ["document", "duration", "milliseconds", "percent", "printable", "shape_text", "shortened", "size"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
@@ -124,14 +126,4 @@ def document(value: Any) -> str:
       ]
     }
     """
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(finite(value), indent=2, allow_nan=False)

@@ -131,7 +131,7 @@ class JointFit:
                 return True
             self.damping *= 8
         self.damping = 1e-3
-        # Near a term that is almost zero the product of the two changes outweighs both; with one alone there is none.
+        # Near a term that is almost zero the product of both changes outweighs each; of one alone the model is exact.
         return self._try([curvatures[0], 0 * curvatures[1]], iterations) or self._try(
             [0 * curvatures[0], curvatures[1]], iterations
         )

@@ -201,7 +201,7 @@ def ask(objective: Any, w: NDArray[Any], where: str) -> tuple[Any, NDArray[Any]]
     return value, gradient
 
 
-def dot(a: NDArray[Any], b: NDArray[Any], backend: Backend) -> Any:
+def dot(a: NDArray[Any], b: NDArray[Any]) -> Any:
     """Return the real inner product of two arrays, a scalar of the backend in float64."""
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     return (a.conj() * b).sum(dtype=wide).real

@@ -198,13 +198,13 @@ class _State:
         if self.solver.rule == "sgd":
             return inverse
         _, gradient = evaluate(self.objective, self.w, self.backend, "at the start")
-        (size,) = self.backend.floats(dot(self.w, self.w, self.backend))
+        (size,) = self.backend.floats(dot(self.w, self.w))
         if not size > 0:
             # from zero the first step would move all entries by the same, and choose the support blindly
             self.w = gradient * gradient.real.dtype.type(-inverse)
             self.mask = self.backend.asarray(self.constraint.mask(self.w))
             self.w = self.w * self.mask
-            (size,) = self.backend.floats(dot(self.w, self.w, self.backend))
+            (size,) = self.backend.floats(dot(self.w, self.w))
         return math.sqrt(size / max(1, int(self.mask.sum()))) or 1.0
 
     def _part(self) -> Any:
@@ -246,9 +246,7 @@ class _State:
         moved = moved * mask
         if solver.batch is None and solver.rule == "sgd":
             change = moved - self.w
-            squared, size, same = self.backend.floats(
-                dot(change, change, self.backend), dot(moved, moved, self.backend), (mask == self.mask).all()
-            )
+            squared, size, same = self.backend.floats(dot(change, change), dot(moved, moved), (mask == self.mask).all())
             still = max(solver.tolerance, 4 * float(np.finfo(moved.dtype).eps))
             self.converged = bool(same) and squared <= still**2 * size
         self.w, self.mask = moved, mask

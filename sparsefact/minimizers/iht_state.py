@@ -113,16 +113,13 @@ class IHTState:
         image = curvature(
             self.objective, self.w, self.gradient, direction, self.backend, f"at iteration {self.iteration}"
         )
-        squared, curved = self.backend.floats(
-            dot(direction, direction, self.backend), dot(direction, image, self.backend)
-        )
+        squared, curved = self.backend.floats(dot(direction, direction), dot(direction, image))
         if curved > 0 and squared > 0:
             return squared / curved
         return 2.0 * self.length if self.length else 1.0
 
     def threshold(self) -> None:
         """Do one step of the plain, normalized or accelerated variant."""
-        xp = self.backend.xp
         if self.solver.variant == "accelerated" and self.previous is not None and self._leap():
             return
         if self.solver.variant == "normalized":
@@ -134,10 +131,10 @@ class IHTState:
             length = self._first_length(self.gradient)
         else:
             length = self.length if self.constant is not None else 2.0 * self.length
-        self._descend(self.w, self.value_here, self.gradient, length, xp)
+        self._descend(self.w, self.value_here, self.gradient, length)
 
     def _descend(
-        self, w: NDArray[Any], value: float, gradient: NDArray[Any], length: float, xp: Any, *, trials: int = _TRIALS
+        self, w: NDArray[Any], value: float, gradient: NDArray[Any], length: float, *, trials: int = _TRIALS
     ) -> bool:
         """Move to the projection of a gradient step from `w`, shortened until it keeps its promise."""
         if not math.isfinite(length):
@@ -158,9 +155,9 @@ class IHTState:
             there, steepest, squared, curved, size, same = self.backend.floats(
                 answer,
                 abs(slope).max(),
-                dot(change, change, self.backend),
-                dot(slope - gradient, change, self.backend),
-                dot(moved, moved, self.backend),
+                dot(change, change),
+                dot(slope - gradient, change),
+                dot(moved, moved),
                 (mask == self.mask).all(),
             )
             there = there if math.isfinite(steepest) else math.nan
@@ -199,7 +196,7 @@ class IHTState:
         value, gradient = measure(self.objective, ahead, self.backend, f"at iteration {self.iteration}, extrapolated")
         length = self.length or 1.0
         previous = self.w
-        if math.isfinite(value) and self._descend(ahead, value, gradient, length, self.backend.xp, trials=3):
+        if math.isfinite(value) and self._descend(ahead, value, gradient, length, trials=3):
             self.previous = previous
             if self.value_here < here[2]:
                 return True

@@ -51,6 +51,15 @@ class Solution:
     certificate : object or None
         What proves a claim about the value.
     seconds : float
+        How long the solver ran.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sparsefact as sf
+    >>> found = sf.minimize(sf.Quadratic(np.eye(2), np.diag([3.0, 1.0])), sf.TopK(nnz=1))
+    >>> found.value.tolist(), found.objective, found.status.success
+    ([[3.0, 0.0], [0.0, 0.0]], -4.5, True)
     """
 
     value: Any

@@ -167,9 +167,7 @@ class _State:
             change = moved - self.ahead
             where = f"at iteration {self.iteration}, after a step of length {self.length:.3g}"
             value, slope = measure(self.objective, moved, self.backend, where)
-            linear, squared = self.backend.floats(
-                dot(self.slope, change, self.backend), dot(change, change, self.backend)
-            )
+            linear, squared = self.backend.floats(dot(self.slope, change), dot(change, change))
             fits = value <= self.ahead_value + linear + squared / (2 * self.length) + 1e-12 * abs(value)
             if self.guaranteed or fits:
                 break
@@ -182,7 +180,7 @@ class _State:
             self.ahead_value, self.slope = measure(self.objective, self.w, self.backend, "after a restart")
             return
         step = moved - self.w
-        squared, size = self.backend.floats(dot(step, step, self.backend), dot(moved, moved, self.backend))
+        squared, size = self.backend.floats(dot(step, step), dot(moved, moved))
         still = max(self.solver.tolerance, 4 * float(np.finfo(moved.dtype).eps))
         self.converged = squared <= still**2 * size
         previous, self.w, self.total = self.w, moved, total

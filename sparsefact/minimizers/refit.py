@@ -124,7 +124,7 @@ def conjugate_gradients(
     residual = objective.gradient(b)
     residual *= -mask.astype(weight.dtype)
     direction = weight * residual
-    size = first = _inner(residual, direction, axis)
+    size = first = inner(residual, direction, axis)
     for iteration in range(iterations):
         # A column that is done, or whose gradient is zero, stays where it is.
         moving = size > tolerance**2 * first
@@ -133,20 +133,22 @@ def conjugate_gradients(
         image = gram @ direction
         image = image if right is None else image @ right
         image *= mask
-        curved = _inner(direction, image, axis)
+        curved = inner(direction, image, axis)
         moving &= curved > 0
         length = np.where(moving, size / np.where(moving, curved, 1), 0).astype(weight.dtype, copy=False)
         b += length * direction
         image *= length
         residual -= image
         np.multiply(weight, residual, out=image)
-        fresh = _inner(residual, image, axis)
+        fresh = inner(residual, image, axis)
         direction *= np.where(moving, fresh / np.where(moving, size, 1), 0).astype(weight.dtype, copy=False)
         direction += image
         size = fresh
     return b
 
 
-def _inner(a: NDArray[Any], b: NDArray[Any], axis: int | None) -> NDArray[Any]:
-    inner: NDArray[Any] = (a.conj() * b).real.sum(axis=axis, keepdims=True)
-    return inner
+def inner(a: NDArray[Any], b: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """Return the real inner product of two matrices, or of their columns or rows, without dropping an axis."""
+    product = a * b if a.dtype.kind != "c" else (a.conj() * b).real
+    found: NDArray[Any] = product.sum(axis=axis, keepdims=True)
+    return found

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sparsefact.backends.protocol import Backend
 from sparsefact.minimizers.adapted import dot, evaluate, measure, not_finite
-from sparsefact.minimizers.refit import refit
+from sparsefact.minimizers.refit import inner, refit
 from sparsefact.objectives.least_squares import LeastSquares
 from sparsefact.objectives.quadratic import Quadratic
 
@@ -103,13 +103,13 @@ def improve_on(
     gradient = objective.gradient(w)
     residual = -gradient * mask
     direction = residual
-    size = _inner(residual, residual, axis)
+    size = inner(residual, residual, axis)
     first: list[Any] = []
     for _ in range(steps):
         image = objective.gram @ direction
         if objective.right_gram is not None:
             image = image @ objective.right_gram
-        curved = _inner(direction, image, axis)
+        curved = inner(direction, image, axis)
         moving = (curved > 0) & (size > 0)
         length = xp.where(moving, size / xp.where(moving, curved, 1), 0)
         if not first:
@@ -119,17 +119,12 @@ def improve_on(
         gradient += image
         image *= mask
         residual = residual - image
-        shrunk, size = size, _inner(residual, residual, axis)
+        shrunk, size = size, inner(residual, residual, axis)
         direction = residual + xp.where(moving, size / xp.where(moving, shrunk, 1), 0) * direction
     # f = 1/2 <w, gradient - cross> with <w, cross> taken off again
-    value = 0.5 * (dot(w, gradient, backend) - dot(w, objective.cross, backend)) + objective.constant
+    value = 0.5 * (dot(w, gradient) - dot(w, objective.cross)) + objective.constant
     reached, squared, bent = backend.floats(value, *first)
     return Fit(w, reached, gradient, False), squared / bent if bent > 0 else 1.0
-
-
-def _inner(a: NDArray[Any], b: NDArray[Any], axis: int | None) -> Any:
-    product = a * b if a.dtype.kind != "c" else (a.conj() * b).real
-    return product.sum(axis=axis, keepdims=True)
 
 
 def _over_rows(objective: Any, mask: NDArray[np.bool_], fit: Fit, backend: Backend, where: str) -> Fit | None:
@@ -170,7 +165,7 @@ def _newton(
         hessian.reshape(-1)[:: rows.size + 1] += damping
         direction = xp.zeros_like(fit.w)
         direction[rows, columns] = -xp.linalg.solve(hessian, slope[:, None])[:, 0]
-        descent, size = backend.floats(dot(fit.gradient, direction, backend), abs(slope).max())
+        descent, size = backend.floats(dot(fit.gradient, direction), abs(slope).max())
         first = size if first is None else first
         if size <= tolerance * first or size == 0:
             return Fit(fit.w, fit.value, fit.gradient, True)
@@ -195,10 +190,8 @@ def _lbfgs(
     slope = fit.gradient * mask
     (first,) = backend.floats(abs(slope).max())
     for _ in range(iterations):
-        direction = _two_loops(-slope, pairs, backend)
-        descent, size, length = backend.floats(
-            dot(slope, direction, backend), abs(slope).max(), dot(slope, slope, backend) ** 0.5
-        )
+        direction = _two_loops(-slope, pairs)
+        descent, size, length = backend.floats(dot(slope, direction), abs(slope).max(), dot(slope, slope) ** 0.5)
         if size <= tolerance * first or size == 0:
             return Fit(fit.w, fit.value, fit.gradient, True)
         if not descent < 0:
@@ -211,28 +204,26 @@ def _lbfgs(
             continue
         previous, slope = slope, moved.gradient * mask
         step, change = moved.w - fit.w, slope - previous
-        curved, squared = backend.floats(dot(step, change, backend), dot(change, change, backend))
+        curved, squared = backend.floats(dot(step, change), dot(change, change))
         if curved > 1e-10 * squared:
             pairs = [*pairs[-_MEMORY + 1 :], (step, change, 1.0 / curved)]
         fit = moved
     return fit
 
 
-def _two_loops(
-    direction: NDArray[Any], pairs: list[tuple[NDArray[Any], NDArray[Any], float]], backend: Backend
-) -> NDArray[Any]:
+def _two_loops(direction: NDArray[Any], pairs: list[tuple[NDArray[Any], NDArray[Any], float]]) -> NDArray[Any]:
     """Multiply by the inverse Hessian that the pairs of steps and changes of the gradient stand for."""
     shares = []
     kind = direction.real.dtype.type
     for step, change, inverse in reversed(pairs):
-        share = dot(step, direction, backend) * inverse
+        share = dot(step, direction) * inverse
         shares.append(share)
         direction = direction - share.astype(kind) * change
     if pairs:
         step, change, inverse = pairs[-1]
-        direction = direction * (1.0 / inverse / dot(change, change, backend)).astype(kind)
+        direction = direction * (1.0 / inverse / dot(change, change)).astype(kind)
     for (step, change, inverse), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction + (share - dot(change, direction, backend) * inverse).astype(kind) * step
+        direction = direction + (share - dot(change, direction) * inverse).astype(kind) * step
     return direction
 
 
@@ -251,7 +242,7 @@ def _search(
             return Fit(w, value, gradient, False)
         if -length * descent <= noise:
             # values no longer tell; the slope along the direction does
-            (slope,) = backend.floats(dot(gradient, direction, backend))
+            (slope,) = backend.floats(dot(gradient, direction))
             shorter = abs(slope) < abs(descent) and value <= fit.value + noise
             return Fit(w, min(value, fit.value), gradient, False) if shorter and slope else None
         length *= 0.5

@@ -64,12 +64,12 @@ def _power(objective: Any, constraint: Any, w: NDArray[Any], backend: Backend, r
     _, gradient = evaluate(objective, w, backend, "at the start")
     largest = 0.0
     for _ in range(_POWER_STEPS):
-        (norm,) = backend.floats(dot(vector, vector, backend) ** 0.5)
+        (norm,) = backend.floats(dot(vector, vector) ** 0.5)
         if not norm > 0:
             break
         vector = vector / real.type(norm)
         vector = curvature(objective, w, gradient, vector, backend, "in a power iteration")
-        (largest,) = backend.floats(dot(vector, vector, backend) ** 0.5)
+        (largest,) = backend.floats(dot(vector, vector) ** 0.5)
     return 1.01 * largest
 
 
@@ -85,6 +85,6 @@ def _sampled(objective: Any, constraint: Any, w: NDArray[Any], backend: Backend,
         where = f"at pair {sample + 1} of the Monte-Carlo estimate"
         _, here = evaluate(objective, point, backend, where)
         _, there = evaluate(objective, point + change, backend, where)
-        rise, run = backend.floats(dot(there - here, there - here, backend), dot(change, change, backend))
+        rise, run = backend.floats(dot(there - here, there - here), dot(change, change))
         largest = max(largest, (rise / run) ** 0.5 if run > 0 else 0.0)
     return largest
