@@ -97,7 +97,7 @@ _CASES = [
     _double(1024, 1024, dtype="BF16"),
     _case(512, 512, density=0.3, options={"effort": "fast"}),
     _case(384, 384, density=0.4),
-    _case(256, 256, tolerance=0.4, options={"outer": 4}),
+    _case(384, 384, tolerance=0.4, options={"outer": 4}),
     *(_double(m, n, grams=_G) for m, n in ((768, 768), (1536, 384), (384, 1536), (256, 2048), (1280, 1280))),
     *(_double(640, 640, density, grams=grams) for density in (0.5, 0.8) for grams in (_G, _L, _BOTH)),
     *(_double(m, n, grams=grams) for m, n in ((1280, 320), (320, 1280)) for grams in (_L, _BOTH)),

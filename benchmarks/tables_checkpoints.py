@@ -62,6 +62,20 @@ def nothing_lost() -> str:
     return "\n".join(lines)
 
 
+def _kind(row: dict[str, Any]) -> str:
+    """Return the line of the table that a case belongs to."""
+    rule, grams = row["rule"], row["grams"]
+    if row.get("cold"):
+        return "any, while kernels are compiled"
+    kind = "sparse plus low rank" if "sum_rank" in row else rule.get("constraint", "double-sparse")
+    if "inner" in row:
+        kind += ", wider inside"
+    if rule.get("solver") in ("palm", "als", "alternating"):
+        kind += f", by {rule['solver']}"
+    weights = {"gram": "a Gram matrix", "left_gram": "one of the rows"}
+    return kind + (", with " + " and ".join(weights[name] for name in grams) if grams else "")
+
+
 def plan_memory() -> str:
     """Return how far the plan's bounds are from what jobs took."""
     document = _found("plan_memory")
@@ -71,8 +85,7 @@ def plan_memory() -> str:
     lines = ["| constraint | cases | memory said / taken | disk said / written |", "|---|---|---|---|"]
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        kind = row["rule"].get("constraint", "double-sparse") + (", with a Gram matrix" if row["gram"] else "")
-        kinds.setdefault(kind, []).append(row)
+        kinds.setdefault(_kind(row), []).append(row)
     for kind, cases in kinds.items():
         ranges = []
         for key in ("planned / peak", "planned disk / disk"):

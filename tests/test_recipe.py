@@ -25,12 +25,13 @@ from sparsefact.checkpoints.budget import Curve, allocate, hull, probe_densities
 from sparsefact.checkpoints.estimate import Estimate, disk_of, estimate, shortages
 from sparsefact.checkpoints.export import Factorized, export_dense
 from sparsefact.checkpoints.journal import JOURNAL_NAME, read_journal
-from sparsefact.checkpoints.memory import memory_of
+from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.methods import build_constraint, build_solver, density_for, nonzeros_of
 from sparsefact.checkpoints.names import CONSTRAINTS, SOLVERS, solvers_for
 from sparsefact.checkpoints.plan import plan
 from sparsefact.checkpoints.recipe import Recipe, Rule, matches, read_recipe
 from sparsefact.checkpoints.run import run
+from sparsefact.checkpoints.threads import threads_here
 from sparsefact.checkpoints.verify import verify
 from sparsefact.constraints.double_sparse import joint_budget
 from sparsefact.errors import ArgumentError, BudgetError, FormatError, ShapeError, StorageError
@@ -516,6 +517,9 @@ def test_what_will_not_fit_is_refused(source, monkeypatch):
     needs = estimate(plan(source), source.with_name("out"), jobs=3, probe=True)
     assert needs.seconds > 0 and not shortages(needs) and needs.largest in MODEL
     assert needs.memory > estimate(plan(source), None).memory
+    # another number of threads than this process has is another process
+    apart = [estimate(plan(source), None, threads_per_job=threads_here() + more).memory for more in (0, 1)]
+    assert apart == [estimate(plan(source), None).memory, estimate(plan(source), None).memory + PROCESS]
     assert estimate(plan(source), source.with_name("a.safetensors")).disk > needs.disk
     assert shortages(replace(needs, disk_free=10))[0].startswith("the run would take")
     monkeypatch.setattr(estimate_module, "free_memory", lambda: 1 << 20)

@@ -14,6 +14,7 @@ import numpy as np
 from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.methods import build_constraint, build_solver
 from sparsefact.checkpoints.plan import Plan, Target
+from sparsefact.checkpoints.threads import threads_here
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
 from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
@@ -127,7 +128,13 @@ def _stored(shape: tuple[int, int], nnz: int, itemsize: int) -> int:
 
 
 def estimate(
-    plan: Plan, output: str | os.PathLike[str] | None, *, jobs: int = 1, probe: bool = False, remote: bool = False
+    plan: Plan,
+    output: str | os.PathLike[str] | None,
+    *,
+    jobs: int = 1,
+    threads_per_job: int | None = None,
+    probe: bool = False,
+    remote: bool = False,
 ) -> Estimate:
     """Return what a plan will take.
 
@@ -139,6 +146,8 @@ def estimate(
         Where to; None for the present folder.
     jobs : int, optional
         How many matrices at the same time.
+    threads_per_job : int, optional
+        Of the BLAS, instead of the recipe's; others than this process has take a process of their own.
     probe : bool, optional
         Whether to factorize a small random matrix, to guess the time; it takes about a second.
     remote : bool, optional
@@ -161,7 +170,9 @@ def estimate(
     """
     by_memory = sorted(plan.targets, key=memory_of, reverse=True)
     adds = [memory_of(target) for target in by_memory[:jobs]]
-    processes = 1 if jobs == 1 else 1 + len(adds)
+    threads = plan.recipe.threads_per_job if threads_per_job is None else threads_per_job
+    here = jobs == 1 and threads in (None, threads_here())
+    processes = 1 if here else 1 + len(adds)
     single = output is not None and Path(output).suffix == ".safetensors"
     factors = sum(disk_of(target, plan.recipe.total) for target in plan.targets)
     with open_checkpoint(plan.source) as checkpoint:

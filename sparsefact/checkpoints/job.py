@@ -149,8 +149,6 @@ def perform(job: Job, tell: Tell) -> Outcome:
 
             if job.densities:
                 curve = tuple(_point(A, density, solve) for density in job.densities)
-                seconds = time.perf_counter() - begin
-                tell(Event("measured", target.name, job.index, job.total, seconds=seconds, message=about))
                 return Outcome(None, curve=curve, worker=worker)
             if target.constraint is None and target.rule.tolerance is not None:
                 target, F = _within(target, target.rule.tolerance, solve)

@@ -15,7 +15,7 @@ from sparsefact.constraints.sparse_plus_low_rank import SparsePlusLowRank
 
 __all__ = ["PROCESS", "memory_of"]
 
-PROCESS = 196 << 20  # bytes of a process with everything loaded, of which compiling takes 20 to 40 MB
+PROCESS = 198 << 20  # bytes of a process with everything loaded, and for what compiling takes beyond a job's own
 _FIXED = 26 << 20  # bytes that any factorization adds: buffers of the BLAS, vectors of the timed products
 _PROJECTED = 3.6  # arrays of the size of the matrix that its projection takes, and
 _PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
@@ -41,7 +41,7 @@ _ALS_INNER = (3.6, 1.6)  # arrays of the inner dimension squared, without and wi
 _WEIGHED, _FIXED_SUPPORTS = _Pair(4.0, 9.5, 5.2), 8.0  # Alternating under a gram, fewer of factors in a chain, and
 _EIGENVECTORS = _Pair(6.5, 0.0, 9.2)  # while it takes the largest apart
 _PLAIN = _Pair(0.7, 4.45, 0.0)  # without; and, above a density of 0.4, when the factors are measured,
-_STORED = 3.5  # so many more of the excess of their size
+_STORED = 2.0  # so many more of the excess of their size
 _SEARCH, _INNER = _Pair(4.0, 0.85, 0.0), 3.6  # its search, and arrays of the inner dimension squared in it
 _WIDER = 1.5  # the same under a gram, of what is beyond the shorter side squared
 _SUM, _WEIGHED_SUM = _Pair(19.0, 0.0, 0.0), _Pair(0.7, 7.45, 11.0)  # of a sparse matrix and one of low rank

@@ -26,7 +26,7 @@ from sparsefact.checkpoints.output import (
 from sparsefact.checkpoints.place import Place
 from sparsefact.checkpoints.plan import Plan, Target
 from sparsefact.checkpoints.recipe import RECIPE_NAME, Recipe
-from sparsefact.checkpoints.report import Event, MatrixReport, RunReport
+from sparsefact.checkpoints.report import MEASURING, Event, MatrixReport, RunReport
 from sparsefact.checkpoints.threads import cores, threads_here
 from sparsefact.constraints.base import check_int
 from sparsefact.constraints.double_sparse import double_sparse
@@ -315,6 +315,7 @@ class _Work:
                 {"kind": "curve", "name": job.target.name, "points": outcome.curve, "worker": outcome.worker}
             )
             self.curves[job.target.name] = Curve(job.target.shape[0] * job.target.shape[1], outcome.curve)
+            self.tell(Event("measured", job.target.name, job.index, job.total, message=MEASURING))
 
         execute(jobs, settle, self.tell)
         # A matrix without a curve cannot be factorized; its own job tells why, and the budget is that of the others.

@@ -116,12 +116,14 @@ def factorize(ctx: click.Context, /, **given: Any) -> None:
             raise BadInput(f"{checkpoint}: nothing in it would be factorized; see why with --dry-run")
         from sparsefact.checkpoints.estimate import estimate, refuse_what_will_not_fit
 
+        where: dict[str, Any] = {name: given[name] for name in ("jobs", "threads_per_job")}
+        where["remote"] = given["scheduler"] is not None
         if given["dry_run"]:
-            _show_plan(work, estimate(work, output, jobs=given["jobs"], probe=True), as_json=as_json)
+            _show_plan(work, estimate(work, output, probe=True, **where), as_json=as_json)
             return
         for note in work.notes:
             click.echo(f"Note: {note}.", err=True)
-        refuse_what_will_not_fit(estimate(work, output, jobs=given["jobs"], remote=given["scheduler"] is not None))
+        refuse_what_will_not_fit(estimate(work, output, **where))
         from sparsefact.checkpoints.run import run
         from sparsefact.cli.progress import show_progress
 
@@ -256,11 +258,14 @@ def _show_plan(work: Plan, needs: Estimate, *, as_json: bool) -> None:
     if as_json:
         click.echo(document(described))
     else:
+        memory = f"{size(needs.memory)} of memory at most ({size(needs.memory_free)} are free)"
+        if not needs.memory:
+            memory = "no memory to speak of here, since the workers are elsewhere"
         _show_rows(work, described["tensors"])
         for note in work.notes:
             click.echo(f"Note: {note}.")
         click.echo(
-            f"It would take {size(needs.memory)} of memory at most ({size(needs.memory_free)} are free), "
+            f"It would take {memory}, "
             f"{size(needs.disk)} of disk ({size(needs.disk_free)} are free) and about {duration(needs.seconds or 0.0)}."
         )
     if lacks:

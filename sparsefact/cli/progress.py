@@ -126,5 +126,5 @@ def _line(event: Event) -> str:
     if event.kind == "done":
         return head + f"error {percent(event.error)} in {duration(event.seconds)}"
     if event.kind == "measured":
-        return head + f"measured in {duration(event.seconds)}"
+        return head + "measured for its share of the budget"
     return head + (_MEASURING if event.message == MEASURING else "") + _detail(event)
