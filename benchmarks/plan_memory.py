@@ -81,6 +81,12 @@ _CASES = [
     _case(2048, 2048, constraint="single", density=0.3, dtype="F64"),
     _case(2048, 2048, constraint="single", density=0.3, dtype="BF16"),
     _case(2048, 2048, constraint="single", density=0.3, block=[16, 16]),
+    *(_double(m, n, inner=inner) for m, n in ((1024, 1024), (512, 2048), (2048, 512)) for inner in (0.25, 1.25, 2.0)),
+    _double(1024, 1024, 0.5, inner=2.0, dtype="F64"),
+    _double(512, 2048, inner="auto", gram=True),
+    *(_double(side, side, inner=inner, gram=True) for side, inner in ((1024, 2.0), (1280, 1.25), (512, 4.0))),
+    *(_double(m, n, support="left") for m, n in ((1024, 1024), (512, 2048), (2048, 512))),
+    _double(512, 2048, support="left", gram=True),
     *(_single(m, n, solver) for solver in _SINGLE for m, n in ((512, 2048), (2048, 512), (2048, 2048))),
     *(_single(2048, 1024, solver, dtype="F64") for solver in _SINGLE),
     *(_single(1536, 1536, solver, block=[16, 16]) for solver in ("admm", "iht")),
@@ -101,9 +107,11 @@ def _peak() -> int:
 
 
 def _make(folder: Path, shape: list[int], dtype: str, gram: bool) -> None:
+    """Write a matrix, a mask of a tenth of its left factor and, if asked for, a Gram matrix."""
     rng = np.random.default_rng(0)
     m, n = shape
     write_tensors(folder / "model.safetensors", {"w": rng.standard_normal((m, n), np.float32).astype(_TYPES[dtype])})
+    write_tensors(folder / "masks.safetensors", {"left": rng.random((m, min(m, n))) < 0.1})
     if gram:
         X = rng.standard_normal((n, n + 10), np.float32)
         write_tensors(folder / "grams.safetensors", {"w.gram": X @ X.T})
@@ -111,6 +119,8 @@ def _make(folder: Path, shape: list[int], dtype: str, gram: bool) -> None:
 
 def _job(folder: Path, case: dict[str, Any]) -> Job:
     given = {name: tuple(value) if name == "block" else value for name, value in case["rule"].items()}
+    if "support" in given:
+        given["support"] = f"{folder / 'masks.safetensors'}:{given['support']}"
     rule = Rule(**given, gram=str(folder / "grams.safetensors") if case["gram"] else None)
     (target,) = plan(folder / "model.safetensors", recipe=Recipe((rule,))).targets
     solver = build_solver(rule.solver, rule.options, rule.constraint)

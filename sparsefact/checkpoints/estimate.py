@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sparsefact.checkpoints.methods import build_constraint, build_solver
+from sparsefact.checkpoints.pairs import held_density
 from sparsefact.checkpoints.plan import Plan, Target
 from sparsefact.constraints.chain import Chain
 from sparsefact.constraints.double_sparse import DoubleSparse, double_sparse
@@ -41,6 +42,9 @@ _FIXED = 25 << 20  # bytes that any factorization adds: buffers of the BLAS, vec
 _MATRICES = 0.7  # arrays of the size of the matrix that are held at the peak, besides
 _FACTORS = 4.45  # arrays of the size of both dense factors; and, above a density of 0.4, when they are measured,
 _STORED = 3.5  # so many more of the excess
+# By how many entries a square of the inner dimension is larger than one of the shorter side: as so many entries of a
+# factor each, and with a gram, for eigenvectors, so many arrays of that size besides.
+_SQUARES, _SQUARES_WEIGHED = 1.0, 8.0
 _GRAMS = 11.0  # arrays of the size of each Gram matrix
 _PROJECTED = 3.6  # arrays of the size of the matrix that its projection takes, and
 _PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
@@ -115,11 +119,14 @@ def memory_of(target: Target) -> int:
         whole = m * n * itemsize
         values = target.constraint.nnz * itemsize
         return int(_FIXED + _CHAIN * whole + min(_PANELS * whole, _MOST_PANELS) + _CHAIN_VALUES * values)
-    factors = min(m, n) * (m + n) * itemsize
+    # a narrow one is not counted less: the matrix itself takes what its factors do not
+    inner = max(min(m, n), target.inner) if target.rule.constraint == "double-sparse" else min(m, n)
+    wider = inner * (inner - min(m, n)) * itemsize
+    factors = inner * (m + n) * itemsize + _SQUARES * wider
     density = 1.0 if target.budget is None else target.budget / (m * n)
     total = _FIXED + _MATRICES * m * n * itemsize + (_FACTORS + _STORED * max(0.0, density - 0.4)) * factors
     if target.rule.grams:
-        total += _WEIGHED * factors + _GRAMS * entries * itemsize
+        total += _WEIGHED * factors + _SQUARES_WEIGHED * wider + _GRAMS * entries * itemsize
     return int(total)
 
 
@@ -140,12 +147,21 @@ def disk_of(target: Target, total: float | None = None) -> int:
     constraint = target.constraint
     if constraint is None:
         density = 1.0 if target.rule.tolerance is not None or total is None else total
-        constraint = build_constraint(target.rule.constraint, target.shape, density=density, block=target.rule.block)
+        constraint = build_constraint(
+            target.rule.constraint,
+            target.shape,
+            density=held_density(density, target.shape, target.rule.inner),
+            block=target.rule.block,
+            inner=target.rule.inner,
+        )
     stored = {"F64": 8, "F32": 4}.get(target.dtype, 2)
     about = _RECORD + _NAMES * len(target.name.encode()) + _HISTORY * 20
     if isinstance(constraint, Chain):
         further = max(0, len(constraint) - 2) * (_FURTHER + _FURTHER_NAMES * len(target.name.encode()))
         return int(constraint.nnz) * stored + about + further
+    if isinstance(constraint, tuple):
+        shapes = ((target.shape[0], target.inner), (target.inner, target.shape[1]))
+        return about + sum(_stored(shape, each.nnz, stored) for shape, each in zip(shapes, constraint, strict=True))
     if not isinstance(constraint, DoubleSparse):
         return _stored(target.shape, constraint.count(target.shape), stored) + about
     least, most = constraint.left_bounds
@@ -323,6 +339,7 @@ def _seconds(plan: Plan, jobs: int) -> float:
             total += _PROJECTION * m * n
             continue
         factors = 5 if target.rule.tolerance is not None else 1
-        total += step * m * n * min(m, n) * (getattr(solver, "iterations", 50) + 2) * factors
+        inner = target.inner if target.rule.constraint == "double-sparse" else min(m, n)
+        total += step * m * n * inner * (getattr(solver, "iterations", 50) + 2) * factors
         total += 0.15  # measuring, hashing and writing
     return total / min(jobs, max(1, len(plan.targets)))
