@@ -32,7 +32,6 @@ from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.methods import build_solver
 from sparsefact.checkpoints.plan import plan
 from sparsefact.checkpoints.recipe import Recipe, Rule
-from sparsefact.constraints.double_sparse import double_sparse
 from sparsefact.constraints.sparse_plus_low_rank import sparse_plus_low_rank
 from sparsefact.io.write import write_tensors
 
@@ -56,8 +55,8 @@ _CHAIN: dict[str, dict[str, Any]] = {
 
 
 def _case(m: int, n: int, *, dtype: str = "F32", grams: tuple[str, ...] = (), **rule: Any) -> dict[str, Any]:
-    """Return a case: a rule of a recipe, but for `inner`, a multiple of the usual dimension, and `rank` of a sum."""
-    about = {name: rule.pop(name) for name in ("cold", "inner", "sum_rank") if name in rule}
+    """Return a case: a rule of a recipe, but for the `rank` of a sum."""
+    about = {name: rule.pop(name) for name in ("cold", "sum_rank") if name in rule}
     return {"shape": [m, n], "dtype": dtype, "grams": list(grams), **about, "rule": rule}
 
 
@@ -116,6 +115,12 @@ _CASES = [
     _case(2048, 2048, constraint="single", density=0.3, dtype="F64"),
     _case(2048, 2048, constraint="single", density=0.3, dtype="BF16"),
     _case(2048, 2048, constraint="single", density=0.3, block=[16, 16]),
+    *(_double(m, n, inner=inner) for m, n in ((768, 768), (512, 2048), (2048, 512)) for inner in (0.25, 2.0)),
+    _double(768, 768, 0.5, inner=2.0, dtype="F64"),
+    _double(512, 2048, inner="auto", grams=_G),
+    *(_double(side, side, inner=inner, grams=_G) for side, inner in ((768, 2.0), (384, 4.0))),
+    *(_double(m, n, support="left") for m, n in ((1024, 1024), (512, 2048), (2048, 512))),
+    _double(512, 1536, support="left", grams=_G),
     *(_single(m, n, solver) for solver in _SINGLE for m, n in ((384, 1536), (1536, 384), (1280, 1280))),
     *(_single(960, 640, solver, grams) for solver in _SINGLE for grams in (_L, _BOTH)),
     *(_single(1280, 640, solver, dtype="F64") for solver in _SINGLE),
@@ -163,9 +168,11 @@ def _peak() -> int:
 
 
 def _make(folder: Path, shape: list[int], dtype: str, grams: list[str]) -> None:
+    """Write a matrix, a mask of a tenth of its left factor and the Gram matrices that are asked for."""
     rng = np.random.default_rng(0)
     m, n = shape
     write_tensors(folder / "model.safetensors", {"w": rng.standard_normal((m, n), np.float32).astype(_TYPES[dtype])})
+    write_tensors(folder / "masks.safetensors", {"left": rng.random((m, min(m, n))) < 0.1})
     sides = {"gram": n, "left_gram": m}
     inputs = {kind: rng.standard_normal((sides[kind], sides[kind] + 10), np.float32) for kind in grams}
     write_tensors(folder / "grams.safetensors", {f"w.{kind}": X @ X.T for kind, X in inputs.items()})
@@ -173,11 +180,10 @@ def _make(folder: Path, shape: list[int], dtype: str, grams: list[str]) -> None:
 
 def _job(folder: Path, case: dict[str, Any]) -> Job:
     given = {name: tuple(value) if name == "block" else value for name, value in case["rule"].items()}
+    if "support" in given:
+        given["support"] = f"{folder / 'masks.safetensors'}:{given['support']}"
     rule = Rule(**given, **dict.fromkeys(case["grams"], str(folder / "grams.safetensors")))
     (target,) = plan(folder / "model.safetensors", recipe=Recipe((rule,))).targets
-    if "inner" in case:
-        inner = round(case["inner"] * min(target.shape))
-        target = replace(target, constraint=double_sparse(target.shape, rule.density or 1.0, inner=inner))
     if "sum_rank" in case:
         rank = case["sum_rank"] if target.shape == tuple(case["shape"]) else None
         target = replace(target, constraint=sparse_plus_low_rank(target.shape, rule.density or 1.0, rank))

@@ -214,6 +214,22 @@ def test_one_sparse_matrix_of_blocks(checkpoint: Path) -> None:
     assert invoke("report", output, "-o", checkpoint.with_name("page.html")).exit_code == 0
 
 
+def test_an_inner_dimension_and_a_shared_mask(checkpoint: Path) -> None:
+    output = checkpoint.with_name("out")
+    mask = np.eye(24, 20, dtype=bool)
+    save_file({"left": mask, "other": np.eye(3, dtype=bool)}, checkpoint.with_name("masks.safetensors"))
+    support = f"{checkpoint.with_name('masks.safetensors')}:left"
+    command = ("factorize", checkpoint, "-o", output, "--density", "0.5", "--inner", "1.25", "--support", support)
+    done = invoke(*command, "--effort", "fast")
+    assert done.exit_code == 0, done.output
+    with Factorized(output) as matrices:
+        F = matrices.load("block.0.weight")
+    assert [factor.shape for factor in F.factors] == [(24, 20), (20, 16)]
+    assert sparsefact.Support(mask).contains(F.factors[0]) and F.nnz <= F.shape[0] * F.shape[1] // 2
+    dry = invoke(*command, "--dry-run").output
+    assert "the support has the shape (24, 20), and the factors of a 16 x 16 matrix" in dry
+
+
 @pytest.mark.parametrize("method", ["monarch", "butterfly"])
 def test_structures_have_no_density(checkpoint: Path, method: str) -> None:
     output = checkpoint.with_name("out.safetensors")
@@ -232,6 +248,13 @@ def test_structures_have_no_density(checkpoint: Path, method: str) -> None:
         (("--method", "single", "--block", "0x4"), ("'0x4'", "16x16")),
         (("--block", "4x4"), ("--block", "double-sparse", "--method single")),
         (("--method", "monarch", "--block", "4x4"), ("--block", "monarch")),
+        (("--inner", "wide"), ("'wide'", "neither auto, a whole number")),
+        (("--inner", "0"), ("'0'", "neither auto, a whole number")),
+        (("--inner", "inf"), ("'inf'", "neither auto, a whole number")),
+        (("--method", "single", "--inner", "8"), ("--inner", "single")),
+        (("--method", "monarch", "--support", "m.safetensors"), ("--support", "monarch")),
+        (("--tolerance", "0.5", "--support", "m.safetensors"), ("support needs a density",)),
+        (("--support", "missing.safetensors"), ("missing.safetensors",)),
         (("--method", "single", "--solver", "magic"), ("'magic'", "sequential-attention")),
         (("--method", "single", "--solver", "palm"), ("'palm' finds a product", "admm")),
         (("--solver", "iht"), ("'iht' finds one matrix", "alternating")),

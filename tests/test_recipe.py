@@ -75,6 +75,11 @@ def rules(draw: st.DrawFn) -> Rule:
         fields["options"] = draw(st.sampled_from([{}, {"effort": "fast"}, {"outer": 7, "refits": 0}]))
         fields["gram"] = draw(st.none() | st.just('/tmp/gr"am\x7f.safetensors'))
         fields["left_gram"] = draw(st.none() | st.just("/tmp/left.safetensors"))
+        fields["inner"] = draw(st.none() | st.just("auto") | st.integers(1, 99) | st.floats(0.01, 64))
+        if "density" in fields:
+            fields["support"] = draw(
+                st.none() | st.sampled_from(["/tmp/mask.safetensors", "/tmp/m.safetensors:a/..:b"])
+            )
     if constraint == "single":
         fields[draw(st.sampled_from(["density", "tolerance"]))] = draw(st.floats(1e-6, 0.999))
         fields["block"] = draw(st.none() | st.just((2, 4)))
@@ -138,6 +143,14 @@ def test_what_a_recipe_writes_it_reads_back(tmp_path_factory, listed, seed, devi
         ("[[rules]]\ndensity = 0.5\ntargets = ['re:(']", r"'re:\(' is no regular expression"),
         ("[[rules]]\ndensity = 0.5\ntargets = []", "targets must be a pattern"),
         ("[[rules]]\nconstraint = 'monarch'\nblocks = [1]", "blocks must be two integers"),
+        ("[[rules]]\ndensity = 0.5\ninner = 'wide'", "inner is 'wide', and it must be 'auto', a whole number"),
+        ("[[rules]]\ndensity = 0.5\ninner = true", "inner is 'True', and it must be 'auto'"),
+        ("[[rules]]\ndensity = 0.5\ninner = -1.5", r"inner is '-1\.5', and it must be 'auto'"),
+        ("[[rules]]\ndensity = 0.5\ninner = nan", "inner is 'nan', and it must be 'auto'"),
+        ("[[rules]]\ndensity = 0.5\ninner = 0", "inner=0"),
+        ("[[rules]]\nconstraint = 'butterfly'\ninner = 8", "inner does not belong to the constraint 'butterfly'"),
+        ("[[rules]]\ndensity = 0.5\nsupport = 3", "support is '3', and it must be of type str"),
+        ("[[rules]]\ntolerance = 0.5\nsupport = 'm.safetensors'", "rule 1: support needs a density"),
         ("format = 2\n[[rules]]\ndensity = 0.5", "format 2, but this version reads 1"),
         ("[budget]\ntotal = 0.0\n[[rules]]\ntargets = '*'", r"total=0\.0 is outside"),
         ("seed = -1\n[[rules]]\ndensity = 0.5", "seed"),
@@ -460,6 +473,125 @@ def test_both_gram_matrices_weigh_the_loss(source, tmp_path):
     write_tensors(tmp_path / "out.safetensors", {"layers.0.q.gram": np.eye(3)})
     with pytest.raises(ArgumentError, match=r"the file has no 'layers\.0\.q\.left_gram' for the tensor"):
         plan(source, recipe=recipe)
+
+
+# the inner dimension, and a mask that matrices share
+
+
+def inner_dimensions(folder: Path) -> dict[str, int]:
+    found = {}
+    for path in folder.glob("factors-*.safetensors"):
+        F = sf.load(path)
+        found[read_names(path)] = F.factors[0].shape[1]
+    return found
+
+
+def read_names(path: Path) -> str:
+    (name,) = {key.partition(".factors.")[0] for key in load_file(path)}
+    return name
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        ("24", {"layers.0.q.weight": 24, "lm_head.weight": 24}),
+        ("1.5", {"layers.0.q.weight": 24, "lm_head.weight": 24}),
+        ("0.5", {"layers.0.q.weight": 8, "lm_head.weight": 8}),
+        ("'auto'", {"layers.0.q.weight": 16, "lm_head.weight": 20}),
+    ],
+)
+def test_the_inner_dimension_of_a_rule_is_that_of_the_factors(source, tmp_path, inner, expected):
+    (tmp_path / "r.toml").write_text(
+        f"[[rules]]\ntargets = ['layers.0.q.weight', 'lm_head.weight']\ndensity = 0.5\ninner = {inner}\n"
+        "options.effort = 'fast'\n"
+    )
+    work = plan(source, recipe=read_recipe(tmp_path / "r.toml"))
+    assert {target.name: target.inner for target in work.targets} == expected
+    report = run(work, tmp_path / "out")
+    assert inner_dimensions(tmp_path / "out") == expected
+    assert read_recipe(tmp_path / "out" / "recipe.toml").rules == work.recipe.rules
+    assert verify(tmp_path / "out", against=source).ok
+    for matrix, target in zip(report.matrices, work.targets, strict=True):
+        assert matrix.nnz <= 0.5 * target.shape[0] * target.shape[1]
+        assert matrix.bytes_after <= disk_of(target)
+
+
+@pytest.mark.parametrize("how", ["tolerance = 0.5", "total"])
+def test_a_search_for_the_density_keeps_to_what_narrow_factors_hold(source, tmp_path, how):
+    text = "[budget]\ntotal = 0.9\n[[rules]]\n" if how == "total" else f"[[rules]]\n{how}\n"
+    (tmp_path / "r.toml").write_text(text + "targets = '*q.weight'\ninner = 6\noptions.outer = 4\n")
+    report = run(plan(source, recipe=read_recipe(tmp_path / "r.toml")), tmp_path / "out")
+    assert report.matrices and not report.failed
+    assert set(inner_dimensions(tmp_path / "out").values()) == {6}
+    for matrix in report.matrices:
+        assert matrix.nnz <= 6 * sum(matrix.shape)
+        if how != "total":
+            assert matrix.error <= 0.5
+
+
+def masks(folder: Path, **named: Any) -> str:
+    write_tensors(folder / "masks.safetensors", {name: mask.astype("uint8") for name, mask in named.items()})
+    return "masks.safetensors"
+
+
+@pytest.mark.parametrize(("side", "shape"), [(0, (40, 16)), (1, (16, 16))])
+def test_one_mask_is_that_of_a_factor_of_every_matrix_it_fits(source, tmp_path, side, shape):
+    mask = np.random.default_rng(0).random(shape) < 0.2
+    mask[: shape[0], 0] = True
+    path = masks(tmp_path, left=mask, other=np.eye(3))
+    (tmp_path / "r.toml").write_text(
+        f"[[rules]]\ntargets = '*.weight'\ndensity = 0.5\nsupport = '{path}:left'\noptions.effort = 'fast'\n"
+    )
+    recipe = read_recipe(tmp_path / "r.toml")
+    work = plan(source, recipe=recipe)
+    expected = {"lm_head.weight"} if side == 0 else {"layers.0.q.weight", "layers.1.q.weight", "lm_head.weight"}
+    assert {target.name for target in work.targets} == expected
+    reasons = {tensor.name: tensor.reason for tensor in work.copied}
+    assert reasons["layers.0.up.weight"] == (
+        f"the support has the shape {shape}, and the factors of a 24 x 20 matrix have the shapes (24, 20) and (20, 20)"
+    )
+    report = run(work, tmp_path / "out")
+    assert not report.failed
+    support = sf.Support(mask)
+    for file in (tmp_path / "out").glob("factors-*.safetensors"):
+        F = sf.load(file)
+        place = 0 if F.factors[0].shape == shape else 1
+        assert support.contains(F.factors[place])
+        assert F.nnz <= 0.5 * F.shape[0] * F.shape[1]
+    for matrix, target in zip(report.matrices, work.targets, strict=True):
+        assert matrix.bytes_after <= disk_of(target)
+    assert verify(tmp_path / "out", against=source).ok
+    assert read_recipe(tmp_path / "out" / "recipe.toml").rules == recipe.rules
+    assert not run(work, tmp_path / "out", resume="required").failed
+    # the same path with another mask is another run
+    mask[-1, -1] ^= True
+    masks(tmp_path, left=mask, other=np.eye(3))
+    with pytest.raises(ArgumentError, match=r"supports.*masks\.safetensors"):
+        run(plan(source, recipe=recipe), tmp_path / "out", resume="required")
+
+
+def test_masks_that_do_not_fit_are_told(source, tmp_path):
+    def planned(mask: Any, name: str = "layers.0.up.weight", **more: Any) -> None:
+        masks(tmp_path, left=mask)
+        rule = Rule((name,), density=0.3, support=str(tmp_path / "masks.safetensors"), **more)
+        plan(source, recipe=Recipe((rule,)))
+
+    planned(np.eye(24, 20))
+    planned(np.eye(24, 30), inner=30)
+    planned(np.eye(24, 25), inner=1.25)
+    for name in ("layers.0.up.weight", "layers.0.*.weight"):
+        with pytest.raises(
+            ShapeError, match=r"support has the shape \(3, 3\), and the factors of a 2. x .* or another"
+        ):
+            planned(np.eye(3), name)
+    with pytest.raises(ShapeError, match=r"\(24, 20\), and .* shapes \(24, 30\) and \(30, 20\)"):
+        planned(np.eye(24, 20), inner=30)
+    with pytest.raises(BudgetError, match=r"budget of 144, of which the support takes 130, and .* has 20 rows"):
+        planned(np.arange(480).reshape(24, 20) < 130)
+    with pytest.raises(ArgumentError, match=r"masks\.safetensors: mask of shape \(24, 20\) has no True entry"):
+        planned(np.zeros((24, 20)))
+    with pytest.raises(StorageError, match="missing"):
+        plan(source, recipe=Recipe((Rule(density=0.3, support=str(tmp_path / "missing.safetensors")),)))
 
 
 # what it takes

@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsefact.checkpoints.memory import PROCESS, memory_of
 from sparsefact.checkpoints.methods import build_constraint, build_solver
+from sparsefact.checkpoints.pairs import held_density
 from sparsefact.checkpoints.plan import Plan, Target
 from sparsefact.checkpoints.threads import threads_here
 from sparsefact.constraints.chain import Chain
@@ -86,7 +87,13 @@ def disk_of(target: Target, total: float | None = None) -> int:
     constraint = target.constraint
     if constraint is None:
         density = 1.0 if target.rule.tolerance is not None or total is None else total
-        constraint = build_constraint(target.rule.constraint, target.shape, density=density, block=target.rule.block)
+        constraint = build_constraint(
+            target.rule.constraint,
+            target.shape,
+            density=held_density(density, target.shape, target.rule.inner),
+            block=target.rule.block,
+            inner=target.rule.inner,
+        )
     stored = {"F64": 8, "F32": 4}.get(target.dtype, 2)
     about = _RECORD + _NAMES * len(target.name.encode()) + _HISTORY * 20
     if isinstance(constraint, Chain):
@@ -94,6 +101,9 @@ def disk_of(target: Target, total: float | None = None) -> int:
         return int(constraint.nnz) * stored + about + further
     if isinstance(constraint, SparsePlusLowRank):
         return _stored_sum(constraint, stored) + about
+    if isinstance(constraint, tuple):
+        shapes = ((target.shape[0], target.inner), (target.inner, target.shape[1]))
+        return about + sum(_stored(shape, each.nnz, stored) for shape, each in zip(shapes, constraint, strict=True))
     if not isinstance(constraint, DoubleSparse):
         return _stored(target.shape, constraint.count(target.shape), stored) + about
     least, most = constraint.left_bounds
@@ -293,6 +303,7 @@ def _seconds(plan: Plan, jobs: int) -> float:
             total += _PROJECTION * m * n
             continue
         factors = 5 if target.rule.tolerance is not None else 1
-        total += step * m * n * min(m, n) * (getattr(solver, "iterations", 50) + 2) * factors
+        inner = target.inner if target.rule.constraint == "double-sparse" else min(m, n)
+        total += step * m * n * inner * (getattr(solver, "iterations", 50) + 2) * factors
         total += 0.15  # measuring, hashing and writing
     return total / min(jobs, max(1, len(plan.targets)))

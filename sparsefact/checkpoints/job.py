@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from sparsefact.checkpoints.grams import read_grams
 from sparsefact.checkpoints.measure import magnitude_error, product_times
 from sparsefact.checkpoints.methods import build_constraint, density_for, nonzeros_of
+from sparsefact.checkpoints.pairs import build_pair, held_density
 from sparsefact.checkpoints.plan import Target
 from sparsefact.checkpoints.report import MEASURING, Event, MatrixReport
-from sparsefact.constraints.double_sparse import double_sparse
+from sparsefact.constraints.double_sparse import DoubleSparse, joint_budget
 from sparsefact.errors import ArgumentError, BudgetError, FormatError, NonFiniteError, SparsefactError, StorageError
 from sparsefact.factorizers.factorize import factorize
 from sparsefact.io.checkpoint import open_checkpoint
@@ -148,7 +149,7 @@ def perform(job: Job, tell: Tell) -> Outcome:
                 return factorize(A, constraint, job.solver, device=job.device, seed=job.seed, callback=watch, **grams)
 
             if job.densities:
-                curve = tuple(_point(A, density, solve) for density in job.densities)
+                curve = tuple(_point(target, density, solve) for density in job.densities)
                 return Outcome(None, curve=curve, worker=worker)
             if target.constraint is None and target.rule.tolerance is not None:
                 target, F = _within(target, target.rule.tolerance, solve)
@@ -233,10 +234,10 @@ def _finite(error: float | None) -> bool:
     return error is not None and math.isfinite(error)
 
 
-def _point(A: NDArray[Any], density: float, solve: Callable[[Any], Any]) -> tuple[int, float]:
+def _point(target: Target, density: float, solve: Callable[[Any], Any]) -> tuple[int, float]:
     """Return the budget at a density and the error reached with it."""
-    constraint = double_sparse((int(A.shape[0]), int(A.shape[1])), density)
-    return constraint.budget, float(solve(constraint).error)
+    constraint = build_pair(target.shape, density, target.rule.inner)
+    return nonzeros_of(constraint, target.shape), float(solve(constraint).error)
 
 
 def _within(target: Target, tolerance: float, solve: Callable[[Any], Any]) -> tuple[Target, Any]:
@@ -246,7 +247,11 @@ def _within(target: Target, tolerance: float, solve: Callable[[Any], Any]) -> tu
         middle = (low + high) // 2
         try:
             constraint = build_constraint(
-                target.rule.constraint, target.shape, density=middle / _STEPS, block=target.rule.block
+                target.rule.constraint,
+                target.shape,
+                density=held_density(middle / _STEPS, target.shape, target.rule.inner),
+                block=target.rule.block,
+                inner=target.rule.inner,
             )
         except BudgetError:
             low = middle
@@ -296,8 +301,10 @@ def _pack(
         message = f"stored as F32, since {target.dtype} cannot hold the factors: {error}"
         tensors, record = pack(F, target.name, dtype="F32", target=A, source_sha256=sha256, **grams)
     record["source_dtype"] = target.dtype
-    if target.rule.constraint == "double-sparse":
+    if isinstance(target.constraint, DoubleSparse):
         record["density"], record["budget"] = target.constraint.density, target.constraint.budget
+    elif target.rule.support is not None and target.rule.density is not None:
+        record["density"], record["budget"] = target.rule.density, joint_budget(target.rule.density, target.shape)
     elif target.rule.constraint == "single":
         # the density of a budget of whole blocks, which is what a record's pair of them says
         count = nonzeros_of(target.constraint, target.shape)

@@ -105,6 +105,8 @@ def _alternating(target: Target) -> float:
         inner = constraint.right_shape[0]
     elif isinstance(constraint, Chain):
         inner = constraint[0].shape[1]
+    elif target.rule.constraint == "double-sparse":
+        inner = target.inner
     factors = inner * (m + n)
     sizes = sorted({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
     if isinstance(constraint, SparsePlusLowRank):

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsefact.checkpoints.names import CONSTRAINTS, SOLVERS, solvers_for
+from sparsefact.checkpoints.pairs import Inner, build_pair
 from sparsefact.constraints.base import density_of
 from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.constraints.chain import Chain
-from sparsefact.constraints.double_sparse import double_sparse, joint_budget
+from sparsefact.constraints.double_sparse import joint_budget
+from sparsefact.constraints.support import Support
 from sparsefact.constraints.top_k import TopK
 from sparsefact.errors import ArgumentError, BudgetError, ShapeError
 from sparsefact.io.failure import quoted
@@ -94,6 +96,8 @@ def build_constraint(
     block: tuple[int, int] | None = None,
     blocks: tuple[int, int] | None = None,
     rank: int = 1,
+    inner: Inner = None,
+    support: Support | None = None,
 ) -> Any:
     """Return the constraint of a name for a matrix of this shape.
 
@@ -111,6 +115,10 @@ def build_constraint(
         Of ``monarch``.
     rank : int, optional
         Of ``monarch``.
+    inner : int, float or "auto", optional
+        Of ``double-sparse``: the inner dimension, as a number or as a multiple of the shorter side.
+    support : Support, optional
+        Of ``double-sparse``: the fixed support of one of the factors.
 
     Returns
     -------
@@ -140,7 +148,7 @@ def build_constraint(
         if density is None:
             raise BudgetError(f"density is missing, and the constraint {name!r} needs one, or a tolerance")
         if name == "double-sparse":
-            return double_sparse(shape, density)
+            return build_pair(shape, density, inner, support)
         single = TopK(density=density) if block is None else BlockTopK(block, density=density)
         single.count(shape)
         return single
@@ -173,6 +181,8 @@ def nonzeros_of(constraint: Any, shape: tuple[int, int]) -> int:
     >>> nonzeros_of(TopK(density=0.5), (20, 30))
     300
     """
+    if isinstance(constraint, tuple):
+        return sum(int(each.nnz) for each in constraint)
     return int(constraint.nnz if isinstance(constraint, Chain) else constraint.count(shape))
 
 

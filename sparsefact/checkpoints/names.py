@@ -33,7 +33,7 @@ class NamedSolver:
 
 
 CONSTRAINTS: dict[str, tuple[str, ...]] = {
-    "double-sparse": ("density", "tolerance"),
+    "double-sparse": ("density", "tolerance", "inner", "support"),
     "single": ("density", "tolerance", "block"),
     "monarch": ("blocks", "rank"),
     "butterfly": (),

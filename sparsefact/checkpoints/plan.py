@@ -12,8 +12,10 @@ from typing import Any
 from sparsefact.checkpoints.grams import check_gram_entry
 from sparsefact.checkpoints.methods import build_constraint, nonzeros_of
 from sparsefact.checkpoints.names import CONSTRAINTS
+from sparsefact.checkpoints.pairs import held_density, inner_of, read_support
 from sparsefact.checkpoints.recipe import Recipe, Rule, matches
 from sparsefact.constraints.base import check_density
+from sparsefact.constraints.support import Support
 from sparsefact.errors import ArgumentError, BudgetError, DtypeError, ShapeError
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.dtypes import COMPUTABLE
@@ -57,6 +59,11 @@ class Target:
     def budget(self) -> int | None:
         """The most nonzeros that its factors may store together; None while the constraint is to be found."""
         return None if self.constraint is None else nonzeros_of(self.constraint, self.shape)
+
+    @property
+    def inner(self) -> int:
+        """The inner dimension of two factors, the widest one while it is to be found."""
+        return inner_of(self.rule.inner, self.shape, self.rule.density or 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +192,7 @@ def plan(
             for pattern in rule.targets:
                 if pattern != "*" and not any(matches(name, pattern) for name in checkpoint.names):
                     raise _matches_nothing(words[0], pattern, checkpoint)
+        supports = {rule.support: read_support(rule.support) for rule in recipe.rules if rule.support is not None}
         targets: list[Target] = []
         copied: list[Copied] = []
         unfit: list[BudgetError | ShapeError] = []
@@ -196,14 +204,14 @@ def plan(
                 rule = recipe.rules[rule_index]
                 try:
                     if rule.constraint != "copy":
-                        targets.append(_target(info, rule, recipe.total))
+                        targets.append(_target(info, rule, recipe.total, supports.get(rule.support or "")))
                         continue
                     reason = f"rule {rule_index + 1} copies it"
                 except (ArgumentError, BudgetError, DtypeError, ShapeError) as error:
                     # The name in full is what insists; a tensor's name may itself contain wildcards.
                     if name in rule.targets:
                         raise
-                    if isinstance(error, BudgetError) or (isinstance(error, ShapeError) and _block_misfits(info, rule)):
+                    if isinstance(error, BudgetError) or (isinstance(error, ShapeError) and _misfits(info, rule)):
                         unfit.append(error)
                     reason = _reason(info, rule, recipe.total, error)
             copied.append(Copied(name, reason or ""))
@@ -241,7 +249,7 @@ def _left_out(name: str, recipe: Recipe, words: tuple[str, str]) -> str:
     return f"it matches no {words[0]} pattern"
 
 
-def _target(info: TensorInfo, rule: Rule, total: float | None) -> Target:
+def _target(info: TensorInfo, rule: Rule, total: float | None, support: Support | None) -> Target:
     who = f"tensor {quoted(info.name)}"
     if len(info.shape) != 2:
         raise ShapeError(
@@ -261,10 +269,12 @@ def _target(info: TensorInfo, rule: Rule, total: float | None) -> Target:
         constraint = build_constraint(
             rule.constraint,
             (rows, columns),
-            density=_density(rule, total),
+            density=_density(rule, total, (rows, columns)),
             block=rule.block,
             blocks=rule.blocks,
             rank=rule.rank,
+            inner=rule.inner,
+            support=support,
         )
     except BudgetError as error:
         raise BudgetError(f"{who}: {error}; or leave it out with --exclude") from None
@@ -275,13 +285,13 @@ def _target(info: TensorInfo, rule: Rule, total: float | None) -> Target:
     return Target(info.name, (rows, columns), info.dtype, info.nbytes, constraint, rule)
 
 
-def _density(rule: Rule, total: float | None) -> float | None:
+def _density(rule: Rule, total: float | None, shape: tuple[int, int]) -> float | None:
     """Return the density at which a matrix must have a factorization to be a target."""
     if "density" not in CONSTRAINTS[rule.constraint]:
         return None
-    if rule.tolerance is not None:
-        return 1.0
-    return total if rule.density is None else rule.density
+    if rule.density is not None:
+        return rule.density
+    return held_density(1.0 if rule.tolerance is not None or total is None else total, shape, rule.inner)
 
 
 def _reason(info: TensorInfo, rule: Rule, total: float | None, error: Exception) -> str:
@@ -294,16 +304,20 @@ def _reason(info: TensorInfo, rule: Rule, total: float | None, error: Exception)
     if min(info.shape) < 2:
         return "it is a single row or column" if min(info.shape) else "it is empty"
     if isinstance(error, BudgetError):
-        return f"it is too small for the density {_density(rule, total):g}"
+        return f"it is too small for the density {_density(rule, total, (info.shape[0], info.shape[1])):g}"
+    if rule.support is not None:
+        return str(error).split("; ")[0].split(": ", 1)[1]
     if rule.block is not None:
         return f"blocks of {rule.block[0]} x {rule.block[1]} do not divide it"
     return f"its shape does not fit the constraint {rule.constraint!r}"
 
 
-def _block_misfits(info: TensorInfo, rule: Rule) -> bool:
-    """Return whether only the blocks of a rule keep a matrix from being factorized."""
-    if rule.block is None or len(info.shape) != 2 or info.dtype not in COMPUTABLE or min(info.shape) < 2:
+def _misfits(info: TensorInfo, rule: Rule) -> bool:
+    """Return whether only the blocks or the support of a rule keep a matrix from being factorized."""
+    if len(info.shape) != 2 or info.dtype not in COMPUTABLE or min(info.shape) < 2:
         return False
+    if rule.block is None:
+        return rule.support is not None
     return any(side % length for side, length in zip(info.shape, rule.block, strict=True))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sparsefact.checkpoints.methods import build_solver
 from sparsefact.checkpoints.names import CONSTRAINTS, GRAMS
+from sparsefact.checkpoints.pairs import Inner, check_inner, support_file
 from sparsefact.constraints.base import check_density, check_int
 from sparsefact.constraints.block_top_k import BlockTopK
 from sparsefact.errors import ArgumentError, BudgetError, FormatError
@@ -45,6 +46,12 @@ class Rule:
         the one sparse matrix.
     tolerance : float or None
         Instead of a density: the smallest density of a grid whose relative error is at most this.
+    inner : int, float, "auto" or None
+        Of ``double-sparse``: the inner dimension, as a number, as a multiple of the shorter side (a float), or as
+        `sparsefact.double_sparse` chooses it; None for the shorter side.
+    support : str or None
+        Of ``double-sparse`` with a density: a file with the mask of one factor, the same for all matrices of the rule,
+        as `sparsefact.io.masks.read_mask` takes it (``masks.safetensors:NAME`` for one tensor of several).
     block : (int, int) or None
         Of ``single``: rows and columns of the blocks that are kept or dropped whole; None for single entries.
     blocks : (int, int) or None
@@ -77,6 +84,8 @@ class Rule:
     constraint: str = "double-sparse"
     density: float | None = None
     tolerance: float | None = None
+    inner: Inner = None
+    support: str | None = None
     block: tuple[int, int] | None = None
     blocks: tuple[int, int] | None = None
     rank: int = 1
@@ -92,7 +101,7 @@ class Rule:
             raise ArgumentError(
                 f"constraint is {quoted(self.constraint)}, and it must be one of {', '.join([*CONSTRAINTS, 'copy'])}"
             )
-        for name in ("density", "tolerance", "block", "blocks"):
+        for name in ("density", "tolerance", "inner", "support", "block", "blocks"):
             if getattr(self, name) is not None and name not in CONSTRAINTS.get(self.constraint, ()):
                 raise ArgumentError(f"{name} does not belong to the constraint {self.constraint!r}; leave it out")
         if self.density is not None:
@@ -102,6 +111,9 @@ class Rule:
                 raise ArgumentError("density and tolerance are both given, and one says what the other asks; leave one")
             if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < 1:
                 raise BudgetError(f"tolerance={self.tolerance!r} is outside (0, 1); pass the largest relative error")
+        check_inner(self.inner)
+        if self.support is not None and self.density is None:
+            raise BudgetError("support needs a density, which says what is left for the other factor; give one")
         if self.block is not None:
             object.__setattr__(self, "block", BlockTopK(self.block, density=1.0).block)
         check_int("rank", self.rank)
@@ -199,7 +211,7 @@ class Recipe:
             if rule.ignore:
                 listed["ignore"] = list(rule.ignore)
             listed["constraint"] = rule.constraint
-            for name in ("density", "tolerance", "solver", *GRAMS):
+            for name in ("density", "tolerance", "inner", "support", "solver", *GRAMS):
                 if getattr(rule, name) is not None:
                     listed[name] = getattr(rule, name)
             for name in ("block", "blocks"):
@@ -237,7 +249,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     Returns
     -------
     Recipe
-        Paths of Gram matrices that are relative in the file are relative to its folder.
+        Paths of Gram matrices and masks that are relative in the file are relative to its folder.
 
     Raises
     ------
@@ -310,6 +322,12 @@ def _rule(listed: Any, place: Path, where: str) -> Rule:
             fields[key] = tuple(pair)
     if "options" in listed:
         fields["options"] = _get(listed, "options", dict, where)
+    if "inner" in listed:
+        fields["inner"] = listed["inner"]
+    if "support" in listed:
+        path = _get(listed, "support", str, where)
+        file = support_file(path)
+        fields["support"] = str((place.parent / file).resolve()) + path[len(file) :]
     for key in GRAMS:
         if key in listed:
             fields[key] = str((place.parent / _get(listed, key, str, where)).resolve())

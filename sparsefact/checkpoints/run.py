@@ -23,13 +23,13 @@ from sparsefact.checkpoints.output import (
     shard_name,
     side_files,
 )
+from sparsefact.checkpoints.pairs import build_pair, held_density, support_file
 from sparsefact.checkpoints.place import Place
 from sparsefact.checkpoints.plan import Plan, Target
 from sparsefact.checkpoints.recipe import RECIPE_NAME, Recipe
 from sparsefact.checkpoints.report import MEASURING, Event, MatrixReport, RunReport
 from sparsefact.checkpoints.threads import cores, threads_here
 from sparsefact.constraints.base import check_int
-from sparsefact.constraints.double_sparse import double_sparse
 from sparsefact.errors import ArgumentError, BudgetError
 from sparsefact.io.checkpoint import Checkpoint, open_checkpoint
 from sparsefact.io.header import MAX_ENTRIES
@@ -188,12 +188,14 @@ def _identity(plan: Plan, recipe: Recipe, checkpoint: Checkpoint, solver: Any, t
     described |= {"seed": recipe.seed, "device": recipe.device}
     described.pop("threads_per_job", None)
     grams = sorted({path for rule in recipe.rules for path in rule.grams.values()})
+    supports = sorted({support_file(rule.support) for rule in recipe.rules if rule.support is not None})
     return {
         "version": __version__,
         "source": {"name": plan.source.resolve().name, "files": files},
         "recipe": described,
         "solver": None if solver is None else repr(solver),
         "grams": {path: file_sha256(path, wait) for path in grams},
+        "supports": {path: file_sha256(path, wait) for path in supports},
         "threads_per_job": recipe.threads_per_job,
     }
 
@@ -325,7 +327,7 @@ class _Work:
         for index, target in enumerate(self.targets):
             if target in shared:
                 density = density_for(given[target.name], target.shape) if target.name in given else self.recipe.total
-                self.targets[index] = replace(target, constraint=double_sparse(target.shape, density))
+                self.targets[index] = replace(target, constraint=_pair(target, density))
 
     def factorize(self, execute: Executor) -> None:
         """Do what is left to do, and commit each matrix as it comes."""
@@ -419,12 +421,17 @@ def _report(fields: dict[str, Any]) -> MatrixReport:
     return MatrixReport(**{**fields, "shape": tuple(fields["shape"])})
 
 
+def _pair(target: Target, density: float) -> Any:
+    inner = target.rule.inner
+    return build_pair(target.shape, held_density(density, target.shape, inner), inner)
+
+
 def _feasible(target: Target, total: float) -> tuple[float, ...]:
     """Return the densities of the error curve at which a matrix has a factorization at all."""
     kept = []
     for density in probe_densities(total):
         try:
-            double_sparse(target.shape, density)
+            build_pair(target.shape, density, target.rule.inner)
         except BudgetError:
             continue
         kept.append(density)

@@ -27,7 +27,9 @@ __all__ = ["factorize"]
 
 _NAMES_SHOWN = 8
 _INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-_RULE_OPTIONS = tuple("method density tolerance total block include exclude solver gram left_gram effort".split())
+_RULE_OPTIONS = tuple(
+    "method density tolerance total inner support block include exclude solver gram left_gram effort".split()
+)
 
 
 def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -38,6 +40,18 @@ def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and int(side) for side in sides):
         raise click.BadParameter(f"{text!r} is not ROWSxCOLUMNS, such as 16x16.")
     return int(sides[0]), int(sides[1])
+
+
+def _inner(ctx: click.Context, param: click.Parameter, text: str | None) -> int | float | str | None:
+    """Read "auto", a whole number, or a multiple of the shorter side, such as 1.25."""
+    if text is None or text == "auto":
+        return text
+    from sparsefact.checkpoints.pairs import check_inner
+
+    try:
+        return check_inner(int(text) if text.isascii() and text.isdecimal() else float(text))
+    except (ValueError, SparsefactError):
+        raise click.BadParameter(f"{text!r} is neither auto, a whole number, nor a multiple such as 1.25.") from None
 
 
 @click.command(short_help="Write the matrices of a checkpoint as products of sparse ones.")
@@ -64,6 +78,17 @@ def _block(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 )
 @click.option("--tolerance", type=float, help="Instead: the smallest density whose relative error is at most this.")
 @click.option("--total", type=float, help="Instead: a density for all matrices together, spread where it gains most.")
+@click.option(
+    "--inner",
+    callback=_inner,
+    metavar="auto|N|MULTIPLE",
+    help="Of double-sparse: the inner dimension, or a multiple of the shorter side such as 1.25.",
+)
+@click.option(
+    "--support",
+    metavar="FILE",
+    help="Of double-sparse: the mask of one factor of every matrix, FILE.safetensors[:NAME].",
+)
 @click.option("--block", callback=_block, metavar="ROWSxCOLUMNS", help="Of single: keep or drop whole blocks.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only tensors whose name matches; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not tensors whose name matches; may be repeated.")
@@ -202,6 +227,9 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     method, solver = given["method"], given["solver"]
     if given["block"] is not None and "block" not in CONSTRAINTS[method]:
         raise click.UsageError(f"--block does not belong to --method {method}: leave it out, or use --method single.")
+    for name in ("inner", "support"):
+        if given[name] is not None and name not in CONSTRAINTS[method]:
+            raise click.UsageError(f"--{name} does not belong to --method {method}: leave it out.")
     # The default density is none of a structure that has no density.
     how = asked[0] if asked else "density" if "density" in CONSTRAINTS[method] else None
     if solver is None and method == "double-sparse":
@@ -216,6 +244,8 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         constraint=method,
         density=given["density"] if how == "density" else None,
         tolerance=given["tolerance"] if how == "tolerance" else None,
+        inner=given["inner"],
+        support=_resolved(given["support"]),
         block=given["block"],
         solver=solver,
         options=options,
@@ -223,6 +253,15 @@ def _chosen(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     )
     recipe = Recipe((rule,), total=given["total"], seed=given["seed"], device=given["device"])
     return {"recipe": recipe, "words": ("include", "exclude")}
+
+
+def _resolved(support: str | None) -> str | None:
+    if support is None:
+        return None
+    from sparsefact.checkpoints.pairs import support_file
+
+    file = support_file(support)
+    return str(Path(file).resolve()) + support[len(file) :]
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
