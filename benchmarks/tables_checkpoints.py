@@ -64,7 +64,8 @@ def nothing_lost() -> str:
 
 def _kind(row: dict[str, Any]) -> str:
     """Return the line of the table that a case belongs to."""
-    rule, grams = row["rule"], row["grams"]
+    rule = row["rule"]
+    grams = row.get("grams", ["gram"] if row.get("gram") else [])  # files of before the other side could be weighed
     if row.get("cold"):
         return "any, while kernels are compiled"
     kind = "sparse plus low rank" if "sum_rank" in row else rule.get("constraint", "double-sparse")
