@@ -98,7 +98,7 @@ def _stage(
                 w_at += c * row
 
 
-@jit()
+@jit(within=True)
 def load_tile(
     t: Any, x: Any, rows: Any, layout: Any, start: int, width: int, t_row: int, t_line: int, planes: int
 ) -> None:
@@ -139,7 +139,7 @@ def load_tile(
                     t[to + r * t_row + k * lanes] = x[at + k]
 
 
-@jit()
+@jit(within=True)
 def store_tile(
     y: Any, t: Any, t_at: int, layout: Any, start: int, width: int, t_row: int, t_line: int, planes: int
 ) -> None:

@@ -23,7 +23,7 @@ from sparsefact.backends.cpu.jit import REASSOCIATE, jit
 __all__ = ["cholesky", "invert_lower", "solve_columns"]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def cholesky(a: NDArray[Any], s: int, inv: NDArray[Any], least: NDArray[Any], zero: Any) -> None:
     """Overwrite the lower triangle of `a` by its Cholesky factor, whose diagonal goes to `inv`.
 
@@ -84,7 +84,7 @@ def cholesky(a: NDArray[Any], s: int, inv: NDArray[Any], least: NDArray[Any], ze
             row[c + 3] = x3
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _eight_dots(
     u: NDArray[Any],
     v: NDArray[Any],

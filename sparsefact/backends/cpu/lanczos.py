@@ -124,7 +124,7 @@ def dominant_by_lanczos(
                 v[block, planes * j + part] = row[part * wide + j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _size(x: NDArray[Any], zero: Any) -> Any:
     """Return the sum of all magnitudes where it is in range, else the largest: a maximum is not vectorised."""
     total = 0.0
@@ -142,7 +142,7 @@ def _size(x: NDArray[Any], zero: Any) -> Any:
     return largest
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _from_left(b: NDArray[Any], u: NDArray[Any], out: NDArray[Any], wide: int, high: int, planes: int) -> None:
     """Write u^H B, two rows at a time."""
     out[:] = 0
@@ -164,7 +164,7 @@ def _from_left(b: NDArray[Any], u: NDArray[Any], out: NDArray[Any], wide: int, h
                 oi[j] += c * xi[j] + d * yi[j] - e * x[j] - f * y[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _from_right(b: NDArray[Any], v: NDArray[Any], out: NDArray[Any], wide: int, high: int, planes: int) -> None:
     """Write B v^H, two rows at a time."""
     zero = v[0] - v[0]
@@ -190,7 +190,7 @@ def _from_right(b: NDArray[Any], v: NDArray[Any], out: NDArray[Any], wide: int, 
         out[i] = c
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _remove(x: NDArray[Any], unit: NDArray[Any], high: int, planes: int) -> None:
     """Make `x` orthogonal to a unit vector."""
     re, im = x[0] - x[0], x[0] - x[0]
@@ -210,7 +210,7 @@ def _remove(x: NDArray[Any], unit: NDArray[Any], high: int, planes: int) -> None
         ai[i] -= re * ci[i] + im * c[i]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _unit(x: NDArray[Any]) -> Any:
     """Divide a vector by its norm, which is returned; the zero vector stays."""
     size = x[0] - x[0]
@@ -223,7 +223,7 @@ def _unit(x: NDArray[Any]) -> Any:
     return size
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _ritz(alpha: NDArray[Any], beta: NDArray[Any], n: int, work: NDArray[Any], sections: int) -> Any:
     """Write the largest eigenvalue of a tridiagonal matrix to ``work[0, 0]`` and its unit vector to ``work[1]``.
 

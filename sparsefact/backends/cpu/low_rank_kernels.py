@@ -116,7 +116,7 @@ def dominant(
         s[block] = _unit(v[block]) * largest
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _pair(b: NDArray[Any], u: NDArray[Any], zero: Any) -> None:
     """Write the dominant eigenvector of the 2 x 2 matrix B B^H."""
     top, low, cross = zero.real, zero.real, zero
@@ -139,7 +139,7 @@ def _pair(b: NDArray[Any], u: NDArray[Any], zero: Any) -> None:
         u[0] += 1
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _gram(b: NDArray[Any], g: NDArray[Any], width: int, is_complex: bool, zero: Any) -> None:
     """Write the rows of B B^H."""
     for i in range(b.shape[0]):
@@ -158,7 +158,7 @@ def _gram(b: NDArray[Any], g: NDArray[Any], width: int, is_complex: bool, zero: 
                 g[k, width + i] = -total.imag
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _iterate(
     g: NDArray[Any],
     h: NDArray[Any],
@@ -236,7 +236,7 @@ def _iterate(
                     g[i, j] = g[j, i] = h[i, j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _row_products(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """Write the lower triangle of ``a b^T``, in tiles of two rows by four columns: no store inside the inner loop."""
     zero = a[0, 0] - a[0, 0]
@@ -260,7 +260,7 @@ def _row_products(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
             out[i + 1, c], out[i + 1, c + 1], out[i + 1, c + 2], out[i + 1, c + 3] = t0, t1, t2, t3
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _apply(g: NDArray[Any], x: NDArray[Any], y: NDArray[Any], width: int, is_complex: bool) -> None:
     """Write G x to `y`: both are the real part followed by the imaginary part."""
     zero = x[0] - x[0]
@@ -289,7 +289,7 @@ def _apply(g: NDArray[Any], x: NDArray[Any], y: NDArray[Any], width: int, is_com
         y[i], y[i + 1], y[i + 2], y[i + 3] = s0, s1, s2, s3
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _from_left(b: NDArray[Any], u: NDArray[Any], v: NDArray[Any]) -> None:
     """Write u^H B."""
     v[:] = 0
@@ -299,7 +299,7 @@ def _from_left(b: NDArray[Any], u: NDArray[Any], v: NDArray[Any]) -> None:
             v[j] += a * row[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _from_right(b: NDArray[Any], v: NDArray[Any], u: NDArray[Any], zero: Any) -> None:
     """Write B v^H."""
     for i in range(b.shape[0]):
@@ -312,7 +312,7 @@ def _from_right(b: NDArray[Any], v: NDArray[Any], u: NDArray[Any], zero: Any) ->
         u[i] = total
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _unit(x: NDArray[Any]) -> Any:
     """Divide a vector by its norm, which is returned."""
     size = x[0].real - x[0].real

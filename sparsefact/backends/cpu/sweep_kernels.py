@@ -184,7 +184,7 @@ entries must have for one more turn, the share below which an eigenvalue is not 
 """
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _load(
     memory: NDArray[Any],
     source: int,
@@ -219,7 +219,7 @@ def _load(
                 y[j] = memory[source + j * step + 1]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _load_transposed(
     memory: NDArray[Any],
     origin: int,
@@ -264,7 +264,7 @@ def _load_transposed(
                             x[j] = y[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _store(
     panel: NDArray[Any], source: int, out: NDArray[Any], to: int, width: int, plane: int, planes: int, twin: Any
 ) -> None:
@@ -281,7 +281,7 @@ def _store(
             row[2 * j + 1] = y[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _scale(panel: NDArray[Any], block: tuple[int, int, int, int, int, int]) -> Any:
     """Divide a block whose squares might leave the range of its type by a power of two, which is returned."""
     corner, drop, width, b, plane, planes = block
@@ -304,7 +304,7 @@ def _scale(panel: NDArray[Any], block: tuple[int, int, int, int, int, int]) -> A
     return unit
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _norm2(s: NDArray[Any], at: int, width: int, plane: int, planes: int) -> Any:
     """Return the squared norm of part of a row."""
     total = s[0] - s[0]
@@ -315,7 +315,7 @@ def _norm2(s: NDArray[Any], at: int, width: int, plane: int, planes: int) -> Any
     return total
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _normalise(s: NDArray[Any], at: int, width: int, plane: int, planes: int) -> Any:
     """Divide a row by its norm, which is returned; a zero row stays."""
     norm = math.sqrt(_norm2(s, at, width, plane, planes))
@@ -327,7 +327,7 @@ def _normalise(s: NDArray[Any], at: int, width: int, plane: int, planes: int) ->
     return norm
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _gram_pair(
     s: NDArray[Any], x: int, y: int, width: int, out: NDArray[Any], t: int, plane: int, planes: int, twin: Any
 ) -> None:
@@ -352,7 +352,7 @@ def _gram_pair(
     out[0, t], out[1, t], out[2, t], out[3, t] = top, low, cross, twist
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _pairs(x: NDArray[Any], blocks: int, planes: int, tiny: Any, twin: Any) -> None:
     """Write the dominant eigenvectors of 2 x 2 Gram lane; the first entry is real.
 
@@ -383,7 +383,7 @@ def _pairs(x: NDArray[Any], blocks: int, planes: int, tiny: Any, twin: Any) -> N
             x[13, t] = second * norm * turn
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _apply_pair(
     s: NDArray[Any], x: int, y: int, width: int, basis: NDArray[Any], t: int, plane: int, planes: int, twin: Any
 ) -> Any:
@@ -410,7 +410,7 @@ def _apply_pair(
     return lost
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _gram(s: NDArray[Any], block: tuple[int, int, int, int, int, int], out: NDArray[Any], t: int, twin: Any) -> None:
     """Write B B^H of one block to lane `t`."""
     corner, drop, width, b, plane, _planes = block
@@ -455,7 +455,7 @@ def _gram(s: NDArray[Any], block: tuple[int, int, int, int, int, int], out: NDAr
                         out[2 * b * b + col * b + row, t] = value
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _identity(x: NDArray[Any], square: int, b: int, planes: int, twin: Any) -> None:
     """Write unit lane to the place of the bases."""
     for e in range(square):
@@ -465,7 +465,7 @@ def _identity(x: NDArray[Any], square: int, b: int, planes: int, twin: Any) -> N
                 x[3 * square + e, t] = 0
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _eigenvectors(
     x: NDArray[Any], wave: NDArray[Any], b: int, r: int, blocks: int, planes: int, limits: NDArray[Any], twin: Any
 ) -> None:
@@ -556,7 +556,7 @@ def _eigenvectors(
                         x[e, t], x[f, t] = x[f, t], x[e, t]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _turn(flat: NDArray[Any], p: int, q: int, b: int, wave: NDArray[Any], deep: int, planes: int, twin: Any) -> None:
     """Rotate two columns: ``c x_p - conj(s) x_q`` and ``s x_p + c x_q``."""
     length = b * LANES
@@ -579,7 +579,7 @@ def _turn(flat: NDArray[Any], p: int, q: int, b: int, wave: NDArray[Any], deep: 
         wi[t] = s * ai + z * a + c * di
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _combine(
     s: NDArray[Any],
     block: tuple[int, int, int, int, int, int],
@@ -619,7 +619,7 @@ def _combine(
                 oi[j] += u * xi[j] + v * yi[j] - w * x[j] - z * y[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _rotate(
     s: NDArray[Any],
     block: tuple[int, int, int, int, int, int],
@@ -642,7 +642,7 @@ def _rotate(
                     x[j] = y[j]
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _apply_one(
     s: NDArray[Any],
     block: tuple[int, int, int, int, int, int],
@@ -691,7 +691,7 @@ def _apply_one(
     return lost
 
 
-@jit(fastmath=REASSOCIATE)
+@jit(fastmath=REASSOCIATE, within=True)
 def _orthogonalise(
     s: NDArray[Any],
     block: tuple[int, int, int, int, int, int],
