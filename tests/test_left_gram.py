@@ -105,6 +105,19 @@ def test_the_transposed_problem_with_the_weights_swapped_reaches_the_same(name):
 
 
 @pytest.mark.parametrize("kind", "rc")
+@pytest.mark.parametrize(("shape", "rank"), [((14, 18), None), ((18, 14), 2), ((16, 16), 2), ((14, 18), 0)])
+def test_a_sum_weighted_on_the_left_is_that_of_the_transpose(shape, rank, kind):
+    A, gram, left_gram = problem(5, *shape, kind)
+    F = sf.factorize(A, sf.sparse_plus_low_rank(shape, 0.6, rank), left_gram=left_gram)
+    G = sf.factorize(A.T.copy(), sf.sparse_plus_low_rank(shape[::-1], 0.6, rank), gram=left_gram.T.copy())
+    assert F.error == pytest.approx(error(A, F.todense(), None, left_gram), rel=1e-8)
+    assert F.error == pytest.approx(G.error, rel=1e-6)
+    assert F.error < sf.factorize(A, sf.sparse_plus_low_rank(shape, 0.6, rank)).error_against(A, left_gram=left_gram)
+    with pytest.raises(ArgumentError, match="weighs one side; leave one of them out"):
+        sf.factorize(A, sf.sparse_plus_low_rank(shape, 0.6, rank), gram=gram, left_gram=left_gram)
+
+
+@pytest.mark.parametrize("kind", "rc")
 def test_one_matrix_of_low_rank_is_the_truncated_svd_between_the_roots(kind):
     A, gram, left_gram = problem(1, kind=kind)
     s = np.linalg.svd(root(left_gram) @ A @ root(gram), compute_uv=False)

@@ -71,7 +71,8 @@ class AlternatingSum:
     Raises
     ------
     ArgumentError
-        If a parameter is outside its range; by its methods, if the constraint is not `SparsePlusLowRank`.
+        If a parameter is outside its range; by its methods, if the constraint is not `SparsePlusLowRank`, or both sides
+        of the loss are weighted.
 
     Examples
     --------
@@ -111,6 +112,10 @@ class AlternatingSum:
             )
         if problem.start is not None:
             raise ArgumentError("init is given, but AlternatingSum starts from the matrix itself; leave it out")
+        if problem.gram is not None and problem.left_gram is not None:
+            raise ArgumentError(
+                "gram and left_gram are given, and AlternatingSum weighs one side; leave one of them out"
+            )
         return _State(problem, problem.constraints, self)
 
     def step(self, problem: FactorizationProblem, state: _State) -> None:
@@ -140,7 +145,12 @@ class _State:
         largest = float(abs(problem.matrix).max())
         self.unit = 1.0 if 1e-6 < largest < 1e6 or largest == 0 else 4.0 ** round(math.log(largest, 4))
         matrix = problem.matrix if self.unit == 1 else problem.matrix / problem.matrix.dtype.type(self.unit)
-        self.loss = SumLoss(matrix, problem.gram, problem.backend)
+        gram = problem.gram
+        # A loss that is weighted on the left is one on the right of the transposes.
+        self.transposed = problem.left_gram is not None
+        if problem.left_gram is not None:
+            matrix, gram = matrix.T, problem.left_gram.T
+        self.loss = SumLoss(matrix, gram, problem.backend)
         most = constraint.largest_rank if constraint.rank is None else constraint.rank
         self.basis = self.loss.leading(matrix, most) if most else None
         self.ladder = _ladder(constraint)
@@ -224,16 +234,21 @@ class _State:
         real = self.loss.matrix.real.dtype.type
         if terms.basis is None or terms.rows is None:
             assert terms.sparse is not None
-            return (terms.sparse * real(self.unit),)
+            return (self._upright(terms.sparse) * real(self.unit),)
         sizes = xp.linalg.norm(terms.rows, axis=1)
         roots = xp.sqrt(sizes + (sizes == 0))
         left, right = terms.basis * (roots * real(half)), terms.rows * (real(half) / roots)[:, None]
+        if self.transposed:
+            left, right = right.T, left.T
         if terms.sparse is None:
             return left, right
         m, n = self.constraint.shape
-        eye, sparse = xp.eye(min(m, n), dtype=left.dtype), terms.sparse * real(self.unit)
+        eye, sparse = xp.eye(min(m, n), dtype=left.dtype), self._upright(terms.sparse) * real(self.unit)
         first, second = (eye, sparse) if m <= n else (sparse, eye)
         return xp.concatenate([first, left], axis=1), xp.concatenate([second, right], axis=0)
+
+    def _upright(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return matrix.T if self.transposed else matrix
 
 
 def _ladder(constraint: SparsePlusLowRank) -> list[int]:
