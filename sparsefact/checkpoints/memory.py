@@ -43,7 +43,7 @@ _EIGENVECTORS = _Pair(6.5, 0.0, 9.2)  # while it takes the largest apart
 _PLAIN = _Pair(0.7, 4.45, 0.0)  # without; and, above a density of 0.4, when the factors are measured,
 _STORED = 2.0  # so many more of the excess of their size
 _SEARCH, _INNER = _Pair(4.0, 0.85, 0.0), 3.6  # its search, and arrays of the inner dimension squared in it
-_WIDER = 1.5  # the same under a gram, of what is beyond the shorter side squared
+_WIDER = 4.5  # the same under a gram, of what is beyond the shorter side squared
 _SUM, _WEIGHED_SUM = _Pair(19.0, 0.0, 0.0), _Pair(0.7, 7.45, 11.0)  # of a sparse matrix and one of low rank
 
 
