@@ -22,7 +22,7 @@ _PROJECTION_KEPT = 5.0  # so many of the share of it that is kept
 # With a gram: arrays of the size of the matrix that a solver of one matrix holds, and of the size of each Gram matrix.
 _SINGLE = {"matching-pursuit": 13.5, "sequential-attention": 20.5, "deep-weight-factorization": 11.5}
 _OTHER_SINGLE, _SINGLE_GRAMS = 15.5, 5.3
-_CHAIN_KERNELS, _MONARCH_KERNELS = 8 << 20, 42 << 20  # bytes that compiling takes besides, for chains
+_CHAIN_KERNELS, _MONARCH_KERNELS = 20 << 20, 56 << 20  # bytes that compiling takes besides, for chains
 _CHAIN, _CHAIN_VALUES = 2.75, 4.0  # arrays of the size of the matrix, and of all values, that a chain takes, and
 _PANELS, _MOST_PANELS = 2.75, 56 << 20  # so many of the matrix for its panels, and their bytes at most
 _DEEPER = 3.0  # arrays of the size of the matrix for each further factor of every weight
