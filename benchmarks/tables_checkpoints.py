@@ -65,7 +65,6 @@ def nothing_lost() -> str:
 def _kind(row: dict[str, Any]) -> str:
     """Return the line of the table that a case belongs to."""
     rule = row["rule"]
-    grams = row.get("grams", ["gram"] if row.get("gram") else [])  # files of before the other side could be weighed
     if row.get("cold"):
         return "any, while kernels are compiled"
     kind = "sparse plus low rank" if "sum_rank" in row else rule.get("constraint", "double-sparse")
@@ -74,7 +73,7 @@ def _kind(row: dict[str, Any]) -> str:
     if rule.get("solver") in ("palm", "als", "alternating"):
         kind += f", by {rule['solver']}"
     weights = {"gram": "a Gram matrix", "left_gram": "one of the rows"}
-    return kind + (", with " + " and ".join(weights[name] for name in grams) if grams else "")
+    return kind + (", with " + " and ".join(weights[name] for name in row["grams"]) if row["grams"] else "")
 
 
 def plan_memory() -> str:

@@ -61,7 +61,7 @@ def memory_of(target: Target) -> int:
     """
     m, n = target.shape
     itemsize = 8 if target.dtype == "F64" else 4
-    entries = sum({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
+    entries = sum(_gram_sizes(target))
     if target.rule.constraint == "single":
         if not target.rule.grams:
             density = 1.0 if target.budget is None else target.budget / (m * n)
@@ -82,6 +82,12 @@ def memory_of(target: Target) -> int:
                 held += _ALS_INNER[entries > 0] * target.constraint[0].shape[1] ** 2
             return int(_FIXED + held * itemsize)
     return int(_FIXED + _alternating(target) * itemsize)
+
+
+def _gram_sizes(target: Target) -> list[int]:
+    """Return the entries of each Gram matrix, the largest one last."""
+    m, n = target.shape
+    return sorted({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
 
 
 def _arrays(pair: _Pair, matrix: int, factors: int, grams: int) -> float:
@@ -108,7 +114,7 @@ def _alternating(target: Target) -> float:
     elif target.rule.constraint == "double-sparse":
         inner = target.inner
     factors = inner * (m + n)
-    sizes = sorted({"gram": n * n, "left_gram": m * m}[kind] for kind in target.rule.grams)
+    sizes = _gram_sizes(target)
     if isinstance(constraint, SparsePlusLowRank):
         return _arrays(_WEIGHED_SUM if sizes else _SUM, m * n, factors, sum(sizes))
     density = 1.0 if target.budget is None else target.budget / (m * n)

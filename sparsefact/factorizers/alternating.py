@@ -80,7 +80,7 @@ class _Far(NamedTuple):
     fit_iterations: int
 
 
-_FAR = {"fast": _Far(1.25, 0.85, 1, 1, 0, 6, 12), "balanced": _Far(1.25, 0.85, 1, 1, 0, 6, 12)}
+_FAR = _Far(1.25, 0.85, 1, 1, 0, 6, 12)
 _GRAM_FROM, _REFITS, _REFIT_ITERATIONS, _FIT_ITERATIONS = 0.7, 2, 12, 30
 
 
@@ -161,7 +161,7 @@ class Alternating:
         return _EFFORTS[self.effort].outer if self.outer is None else self.outer
 
     def _far(self, state: AlternatingState) -> _Far | None:
-        return _FAR.get(self.effort) if state.far else None
+        return _FAR if state.far and self.effort != "high" else None
 
     def init(self, problem: FactorizationProblem, warm: Any = None) -> AlternatingState:
         """Choose the starting point and the first split of the budget."""
